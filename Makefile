@@ -1,0 +1,52 @@
+# Only python3 (3.11-3.13) and make are needed; everything else goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV_VERSION := 0.13.8
+
+export RAY_USAGE_STATS_ENABLED := 0
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+
+.PHONY: demo test lint bench chaos clean lock
+
+demo: $(STAMP)  ## Search on scikit-learn's digits, ending with leaderboard and report
+	@name=digits-$$(date +%Y%m%d-%H%M%S); \
+	$(BIN)/spiketune search spaces/digits.yaml --name $$name && \
+	$(BIN)/spiketune status
+
+test: lint  ## Lint, types and every fast test
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## ruff and strict mypy over the whole tree
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## Speed, as ratios measured in one run
+	$(BIN)/python -m tests.benchmarks
+
+chaos: $(STAMP)  ## Slow fault tests
+	$(BIN)/python -m pytest -m slow tests/chaos
+
+clean:  ## Remove everything that was built or recorded
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+lock: $(STAMP)  ## Pin the newest versions that pyproject.toml allows
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra cuda --universal \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --output-file requirements.lock --quiet
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Python 3.11 to 3.13 is needed, but $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
+	    "set PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "python3 -m venv failed: on Debian, apt-get install python3-venv" >&2; exit 2; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@echo "Installing the locked packages into $(VENV) ..."
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,57 @@
+"""Connecting to Ray: a private local cluster, or one that runs already."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Read when ray is imported: no call home, no loggers that we do not use, our own progress display.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "30",
+}
+OBJECT_STORE_BYTES = 256 * 2**20
+
+
+def prepare_environment() -> None:
+    """Set what Ray reads at import, unless the user has set it."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
+    """Connect to Ray and leave nothing running behind.
+
+    Args:
+        address: `auto` or `host:port` of a running cluster; None starts a local one for this
+            process, bound to 127.0.0.1 and without dashboard.
+        num_cpus: CPUs of the local cluster; None for all.
+
+    Raises:
+        ConnectionError: no cluster answers at the address.
+    """
+    prepare_environment()
+    import ray
+
+    if address is None:
+        ray.init(
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+        )
+    else:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,1 @@
+"""Deciding what to try, running it, remembering it, showing it."""

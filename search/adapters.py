@@ -1,0 +1,145 @@
+"""Ray Tune's Searcher, TrialScheduler, Callback and Stopper as thin adapters over the Director.
+
+Ray pickles its search algorithm now and then; what it may pickle here is a key, nothing else: the
+ledger is the state.
+"""
+
+import time
+from typing import Any
+
+import ray
+from ray.tune import Callback, Stopper
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from search.director import Director
+
+_DIRECTORS: dict[str, Director] = {}
+
+
+def register(key: str, director: Director) -> None:
+    """Let adapters with this key find their director in this process."""
+    _DIRECTORS[key] = director
+
+
+def unregister(key: str) -> None:
+    """Forget a director once its Tuner has ended."""
+    _DIRECTORS.pop(key, None)
+
+
+class LedgerSearcher(Searcher):
+    """Hands the director's assignments to Tune."""
+
+    def __init__(self, key: str) -> None:
+        """Remember the key only."""
+        super().__init__()
+        self._key = key
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next assignment, or FINISHED."""
+        assignment = _DIRECTORS[self._key].next_assignment()
+        return Searcher.FINISHED if assignment is None else assignment.config
+
+    def on_trial_complete(
+        self,
+        trial_id: str,
+        result: dict[str, Any] | None = None,
+        error: bool = False,  # noqa: FBT001
+    ) -> None:
+        """Nothing: the ledger learnt it from the scheduler."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a resumed search opens the ledger."""
+
+
+class LedgerScheduler(FIFOScheduler):
+    """Asks the director after every report."""
+
+    def __init__(self, key: str) -> None:
+        """Remember the key only."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._key = key
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """STOP when the director says so, else CONTINUE."""
+        stop = _DIRECTORS[self._key].report(trial.config["number"], result)
+        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Take the last report: Tune shows one that says `done` to nobody else."""
+        _DIRECTORS[self._key].report(trial.config["number"], result)
+
+
+class LedgerCallback(Callback):
+    """Tells the director of lost workers, and kills trials that are silent for too long."""
+
+    def __init__(self, key: str, timeout_s: float | None) -> None:
+        """Args: `timeout_s` is the longest silence between reports; None for no limit."""
+        self._key = key
+        self._timeout_s = timeout_s
+        self._heard_s: dict[str, float] = {}
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **_info: Any) -> None:
+        """Kill the worker of a hanging trial; Tune then recovers or fails it as any lost worker."""
+        if self._timeout_s is None:
+            return
+        now = time.monotonic()
+        for trial in trials:
+            if trial.status != Trial.RUNNING:
+                self._heard_s.pop(trial.trial_id, None)
+            elif now - self._heard_s.setdefault(trial.trial_id, now) > self._timeout_s:
+                self._heard_s.pop(trial.trial_id)
+                actor = trial.temporary_state.ray_actor
+                if actor is not None:
+                    ray.kill(actor)
+
+    def on_trial_result(
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, Any],
+        **_info: Any,
+    ) -> None:
+        """Note that the trial is alive."""
+        self._heard_s[trial.trial_id] = time.monotonic()
+
+    def on_trial_recover(
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        **_info: Any,
+    ) -> None:
+        """Count another attempt."""
+        _DIRECTORS[self._key].lost(trial.config["number"])
+
+    def on_trial_error(
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        **_info: Any,
+    ) -> None:
+        """Record the final failure."""
+        _DIRECTORS[self._key].failed(trial.config["number"], "worker_lost")
+
+
+class InterruptStopper(Stopper):
+    """Ends the whole experiment once the director is closing."""
+
+    def __init__(self, key: str) -> None:
+        """Remember the key only."""
+        self._key = key
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never a single trial: that is the scheduler's."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether to end."""
+        return _DIRECTORS[self._key].closing

@@ -1,0 +1,64 @@
+"""The `spiketune` command."""
+
+import logging
+import sys
+from typing import Any
+
+import click
+
+from search.cli_check import check_command
+from search.cli_search import (
+    best_command,
+    report_command,
+    resume_command,
+    search_command,
+    status_command,
+)
+from search.cli_train import evaluate_command, train_command, ui_command
+from trainables.errors import SpiketuneError
+
+
+class SpiketuneGroup(click.Group):
+    """Turns our errors into one message and an exit status, without traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command.
+
+        Raises:
+            SystemExit: with 2 for bad input, 1 for a failure.
+        """
+        try:
+            return super().invoke(ctx)
+        except SpiketuneError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(error.exit_code)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"Error: {where}{error.strerror or error}", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=SpiketuneGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="spiketune")
+@click.option("-v", "--verbose", is_flag=True, help="Show what is logged, not only warnings.")
+def main(verbose: bool) -> None:  # noqa: FBT001  # click passes flags by keyword
+    """Find the spiking transformer you should train."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+for _command in (
+    check_command,
+    search_command,
+    resume_command,
+    status_command,
+    best_command,
+    report_command,
+    train_command,
+    evaluate_command,
+    ui_command,
+):
+    main.add_command(_command)

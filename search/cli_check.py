@@ -1,0 +1,136 @@
+"""`spiketune check`: show what a search space file means, or everything that is wrong with it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from spaces import SpaceError, load_search_space
+from spaces.problems import shown
+from spaces.summary import summarize
+
+_UNIT_ROWS = (
+    ("params_m", "parameters (M)", "{:.3f}"),
+    ("macs_g", "MACs per image (G)", "{:.3f}"),
+    ("cpu_epoch_s", "CPU s per epoch", "~{:.1f}"),
+    ("cpu_trial_s", "CPU s per trial", "~{:.0f}"),
+)
+_MANY = 10**9
+
+
+@click.command("check")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override one value of the file, e.g. budget.trials=4 (may be repeated).",
+)
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How to print the result.",
+)
+@click.pass_context
+def check_command(
+    context: click.Context, file: Path, overrides: tuple[str, ...], output_format: str
+) -> None:
+    """Check a search space FILE and show its size, constraints and examples."""
+    try:
+        summary = summarize(load_search_space(file, overrides))
+    except SpaceError as error:
+        click.echo(str(error), err=True)
+        context.exit(error.exit_code)
+    if output_format == "json":
+        click.echo(json.dumps(summary, indent=2))
+        return
+    render(summary, Console(highlight=False))
+
+
+def render(summary: dict[str, Any], console: Console) -> None:
+    """Print a summary for a person: tables with lines on a terminal, plain ones elsewhere."""
+    _line(console, "", f"{summary['name']} (recipe {summary['recipe']})", style="bold")
+    objectives = [f"{item['metric']} {item['mode']}" for item in summary["objectives"]]
+    _line(console, "objectives", ", ".join(objectives))
+    _line(console, "budget", _budget(summary["budget"]))
+    _line(console, "size", _size(summary["size"]))
+    for kind in ("hard", "outcome"):
+        for text in summary["constraints"][kind]:
+            _line(console, f"{kind} constraint", text)
+    _line(console, "", "\nWhat varies", style="bold")
+    console.print(_parameters(summary["parameters"], console))
+    _line(console, "", "\nExamples", style="bold")
+    console.print(_examples(summary["examples"], console))
+    for note in summary["notes"]:
+        _line(console, "note", note)
+
+
+def _line(console: Console, label: str, text: str, style: str = "") -> None:
+    parts = [(f"{label}: ", "cyan")] if label else []
+    console.print(Text.assemble(*parts, (text, style)))
+
+
+def _table(console: Console) -> Table:
+    lines = box.SIMPLE_HEAD if console.is_terminal else None
+    return Table(box=lines, pad_edge=False)
+
+
+def _parameters(parameters: list[dict[str, Any]], console: Console) -> Table:
+    table = _table(console)
+    for column in ("parameter", "domain", "when"):
+        table.add_column(column, overflow="fold")
+    for item in parameters:
+        conditions = [
+            f"{parent}: {', '.join(_value(value) for value in values)}"
+            for parent, values in item["when"].items()
+        ]
+        table.add_row(Text(item["key"]), Text(item["domain"]), Text("\n".join(conditions)))
+    return table
+
+
+def _examples(examples: list[dict[str, Any]], console: Console) -> Table:
+    table = _table(console)
+    table.add_column("", overflow="fold")
+    for number in range(1, len(examples) + 1):
+        table.add_column(str(number), justify="right", overflow="fold")
+    for key in dict.fromkeys(key for example in examples for key in example["params"]):
+        values = [example["params"].get(key) for example in examples]
+        table.add_row(Text(key), *(Text("-" if v is None else _value(v)) for v in values))
+    table.add_section()
+    for key, label, pattern in _UNIT_ROWS:
+        costs = [example[key] for example in examples]
+        table.add_row(label, *("?" if cost is None else pattern.format(cost) for cost in costs))
+    return table
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else shown(value)
+
+
+def _budget(budget: dict[str, Any]) -> str:
+    hours = "" if budget["hours"] is None else f", at most {budget['hours']:g} h"
+    return f"{budget['trials']} trials{hours}"
+
+
+def _size(size: dict[str, Any]) -> str:
+    count = size["combinations"]
+    if count is None:
+        combinations = "infinitely many combinations"
+    else:
+        number = f"{count:,}" if count < _MANY else f"{count:.2e}"
+        combinations = f"{number} combination{'' if count == 1 else 's'}"
+    share = f"{100 * size['valid_share']:.3g} % valid"
+    if size["is_exact"]:
+        return f"{combinations}, {share} ({size['valid_points']:,})"
+    return f"{combinations}, about {share}"

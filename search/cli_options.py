@@ -1,0 +1,104 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import yaml
+from rich.console import Console
+
+from search.folder import SearchFolder
+from search.records import TrialRecord
+from spaces.schema import SearchSpec
+from trainables.errors import InputError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MIN_WIDTH = 60
+
+
+def runs_option(command: F) -> F:
+    """`--runs DIR`."""
+    return click.option(
+        "--runs",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("runs"),
+        envvar="SPIKETUNE_RUNS",
+        show_default=True,
+        show_envvar=True,
+        help="Folder that holds the searches.",
+    )(command)
+
+
+def format_option(command: F) -> F:
+    """`--format table|json`."""
+    return click.option(
+        "--format",
+        "output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="What to print.",
+    )(command)
+
+
+def set_option(command: F) -> F:
+    """`--set key=value`, any number of times."""
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a value of the file, e.g. budget.trials=8. Repeatable.",
+    )(command)
+
+
+def address_option(command: F) -> F:
+    """`--address A`."""
+    return click.option(
+        "--address",
+        metavar="A",
+        help="A Ray cluster that runs already: `auto` or host:port. Default: this machine.",
+    )(command)
+
+
+def make_console() -> Console:
+    """A console on standard output; plain where that is no terminal, NO_COLOR respected."""
+    console = Console()
+    if not console.is_terminal:
+        # A pipe has no width of its own: lines are as long as they need to be.
+        console = Console(width=max(MIN_WIDTH, 120), soft_wrap=True)
+    return console
+
+
+def open_recorded(runs: Path, name: str) -> tuple[SearchSpec, SearchFolder, list[TrialRecord]]:
+    """A search's specification, folder and trials, without taking it over.
+
+    Raises:
+        InputError: there is no such search.
+        LedgerError: its ledger is missing or damaged.
+    """
+    from search.study import Ledger
+
+    folder = SearchFolder(runs, name)
+    spec = recorded_spec(folder)
+    ledger = Ledger.open(folder.ledger_url, name, spec.objectives)
+    try:
+        return spec, folder, ledger.records
+    finally:
+        ledger.close()
+
+
+def recorded_spec(folder: SearchFolder) -> SearchSpec:
+    """The specification a search was started with.
+
+    Raises:
+        InputError: there is no such search, or its `resolved.yaml` no longer fits.
+    """
+    folder.manifest()
+    path = folder.path / "resolved.yaml"
+    try:
+        return SearchSpec.from_resolved(yaml.safe_load(path.read_text()))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not a readable specification ({error})") from error

@@ -1,0 +1,180 @@
+"""`spiketune search|resume|status|best|report`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from search.cli_options import (
+    address_option,
+    format_option,
+    make_console,
+    open_recorded,
+    runs_option,
+    set_option,
+)
+from search.folder import SearchFolder, all_searches
+from search.progress import Progress
+from search.records import TrialRecord
+from search.results import best, pareto, rows
+from search.tables import print_results, print_savings
+from search.wording import duration, metric_text
+from spaces.loader import load_search_space
+from spaces.schema import SearchSpec
+from trainables.errors import SpiketuneError
+
+TOP = 10
+
+
+@click.command("search")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", help="Name of the search; the file's `name` unless given.")
+@click.option("--dry-run", is_flag=True, help="Check everything, start nothing.")
+@set_option
+@address_option
+@runs_option
+def search_command(
+    file: Path,
+    name: str | None,
+    dry_run: bool,  # noqa: FBT001
+    overrides: tuple[str, ...],
+    address: str | None,
+    runs: Path,
+) -> None:
+    """Run the search that FILE describes."""
+    spec = load_search_space(file, overrides)
+    folder = SearchFolder(runs, name or spec.name)
+    spec = spec.model_copy(update={"name": folder.name})
+    console = make_console()
+    if dry_run:
+        click.echo(f"{file} is valid: {spec.budget.trials} trials would go to {folder.path}")
+        return
+    from search.runner import start_search
+
+    with (
+        console.status("checking data, starting Ray and MLflow …"),
+        Progress(console, spec, []) as progress,
+    ):
+        outcome = start_search(spec, folder, file.read_text(), address, progress)
+    _finish(console, spec, folder, outcome)
+
+
+@click.command("resume")
+@click.argument("name")
+@address_option
+@runs_option
+def resume_command(name: str, address: str | None, runs: Path) -> None:
+    """Continue the search NAME: finished trials are kept, unfinished ones go on."""
+    spec, folder, records = open_recorded(runs, name)
+    from search.runner import resume_search
+
+    console = make_console()
+    with Progress(console, spec, records) as progress:
+        outcome = resume_search(spec, folder, address, progress)
+    _finish(console, spec, folder, outcome)
+
+
+@click.command("best")
+@click.argument("name")
+@click.option("--top", default=TOP, show_default=True, help="Rows of the leaderboard.")
+@format_option
+@runs_option
+def best_command(name: str, top: int, output: str, runs: Path) -> None:
+    """Print the leaderboard and the Pareto set of the search NAME."""
+    spec, _, records = open_recorded(runs, name)
+    if output == "json":
+        click.echo(json.dumps(best_tree(spec, name, records), indent=2))
+        return
+    print_results(make_console(), spec, records, top)
+
+
+@click.command("status")
+@click.argument("name", required=False)
+@format_option
+@runs_option
+def status_command(name: str | None, output: str, runs: Path) -> None:
+    """Say how far a search (or every search) has come."""
+    names = [name] if name else [folder.name for folder in all_searches(runs)]
+    trees = [_status_tree(runs, known) for known in names]
+    if output == "json":
+        click.echo(json.dumps(trees[0] if name else trees, indent=2))
+        return
+    console = make_console()
+    if not trees:
+        console.print(f"No searches in {runs}.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("search", "trials", "running", "finished", "stopped", "failed", "best"):
+        table.add_column(column, no_wrap=True)
+    for tree in trees:
+        states = tree["states"]
+        counts = [str(states[s]) for s in ("running", "finished", "stopped", "failed")]
+        shown = metric_text(*tree["best"]) if tree["best"] else "-"
+        table.add_row(tree["name"], f"{tree['trials']}/{tree['budget']}", *counts, shown)
+    console.print(table)
+
+
+@click.command("report")
+@click.argument("name")
+@runs_option
+def report_command(name: str, runs: Path) -> None:
+    """Write the HTML report of the search NAME."""
+    from search.runner import report_search
+
+    click.echo(str(report_search(*open_recorded(runs, name))))
+
+
+def best_tree(spec: SearchSpec, name: str, records: list[TrialRecord]) -> dict[str, Any]:
+    """What `best --format json` prints: best trial, Pareto set and all rows, full precision."""
+    table = rows(records, spec.objectives)
+    by_number = {row["number"]: row for row in table}
+    top = best(records, spec.objectives)
+    return {
+        "search": name,
+        "objectives": [{"metric": o.metric, "mode": o.mode} for o in spec.objectives],
+        "best": by_number[top.number] if top else None,
+        "pareto": [by_number[record.number] for record in pareto(records, spec.objectives)],
+        "trials": table,
+    }
+
+
+def _status_tree(runs: Path, name: str) -> dict[str, Any]:
+    spec, folder, records = open_recorded(runs, name)
+    top = best(records, spec.objectives)
+    first = spec.objectives[0].metric
+    return {
+        "name": folder.name,
+        "trials": len(records),
+        "budget": spec.budget.trials,
+        "epochs": sum(len(record.epochs) for record in records),
+        "states": {
+            state: sum(record.state == state for record in records)
+            for state in ("running", "finished", "stopped", "failed")
+        },
+        "best": [first, top.last[first]] if top else None,
+    }
+
+
+def _finish(console: Console, spec: SearchSpec, folder: SearchFolder, outcome: Any) -> None:
+    runs = "" if folder.runs == Path("runs") else f" --runs {folder.runs}"
+    if outcome.signal_number:
+        print_savings(console, spec, outcome.records)
+        console.print(f"Interrupted; continue with:  spiketune resume {folder.name}{runs}")
+        sys.exit(128 + outcome.signal_number)
+    print_results(console, spec, outcome.records, TOP)
+    console.print(f"Took {duration(outcome.seconds)}. Report: {folder.report}")
+    if outcome.exhausted:
+        console.print("Every valid configuration of the space was tried.", style="yellow")
+    if outcome.unsent:
+        console.print(f"{outcome.unsent} tracking events are not sent yet.", style="yellow")
+    top = best(outcome.records, spec.objectives)
+    if top is None:
+        raise SpiketuneError(f"no trial of {folder.name} ended with a result")
+    console.print("\nNext:", style="bold")
+    console.print(f"  spiketune best {folder.name}{runs}")
+    console.print(f"  spiketune train --from {folder.name}:{top.number}{runs}")
+    console.print(f"  spiketune ui{runs}")

@@ -1,0 +1,164 @@
+"""What a search found: pure functions over the ledger's records."""
+
+import itertools
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from search.records import TrialRecord
+
+Mode = Literal["min", "max"]
+
+
+class ObjectiveLike(Protocol):
+    """A metric and the direction that is better."""
+
+    @property
+    def metric(self) -> str:
+        """Name of a reported metric."""
+
+    @property
+    def mode(self) -> Mode:
+        """`min` or `max`."""
+
+
+def values(record: TrialRecord, objectives: Sequence[ObjectiveLike]) -> tuple[float, ...] | None:
+    """Objective values of a trial's last epoch; None unless it counts and all are finite."""
+    if not record.counts:
+        return None
+    found = tuple(record.last.get(objective.metric, math.nan) for objective in objectives)
+    return found if all(math.isfinite(value) for value in found) else None
+
+
+def rank(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> list[TrialRecord]:
+    """Trials that count, best first: by the first objective, then the next ones, then number."""
+    return [record for _, record in _by_loss(records, objectives)]
+
+
+def best(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> TrialRecord | None:
+    """The trial that is best by the first objective (ties as in `rank`); None without any."""
+    ranked = rank(records, objectives)
+    return ranked[0] if ranked else None
+
+
+def pareto(
+    records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]
+) -> list[TrialRecord]:
+    """Trials that no other one beats, best first objective first; equal ones are all kept."""
+    front: list[tuple[tuple[float, ...], TrialRecord]] = []
+    # In this order only an earlier trial can beat a later one, so the front is enough to ask.
+    for loss, record in _by_loss(records, objectives):
+        if not any(_beats(other, loss) for other, _ in front):
+            front.append((loss, record))
+    return [record for _, record in front]
+
+
+def hypervolume(
+    points: Sequence[Sequence[float]], reference: Sequence[float], modes: Sequence[Mode]
+) -> float:
+    """Volume that points dominate up to a reference point.
+
+    Args:
+        points: objective values; those no better than the reference add nothing.
+        reference: the worst value of interest of each objective.
+        modes: direction of each objective.
+
+    Raises:
+        ValueError: numbers of values, references and modes differ.
+    """
+    if any(len(point) != len(modes) for point in [*points, reference]):
+        raise ValueError(f"each point and the reference must have {len(modes)} values, one a mode")
+    corner = _losses(reference, modes)
+    losses = (_losses(point, modes) for point in points)
+    return _volume([loss for loss in losses if all(map(operator.lt, loss, corner))], corner)
+
+
+def saved_epochs(records: Sequence[TrialRecord], full_epochs: int) -> tuple[int, int]:
+    """Epochs that finished and stopped trials took, and what they take when none is stopped."""
+    ended = [record for record in records if record.state in ("finished", "stopped")]
+    return sum(_num_epochs(record) for record in ended), full_epochs * len(ended)
+
+
+def rows(
+    records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]
+) -> list[dict[str, Any]]:
+    """One JSON-able row a trial, ranked ones first, for tables and `--format json`.
+
+    Metrics are those of the last epoch in full precision; a non-finite one is None.
+    """
+    ranked = rank(records, objectives)
+    places = {record.number: place for place, record in enumerate(ranked, start=1)}
+    front = {record.number for record in pareto(records, objectives)}
+    others = sorted((r for r in records if r.number not in places), key=lambda r: r.number)
+    return [
+        {
+            "rank": places.get(record.number),
+            "number": record.number,
+            "name": record.name,
+            "state": record.state,
+            "reason": record.reason,
+            "attempt": record.attempt,
+            "epochs": _num_epochs(record),
+            "metrics": {name: _finite(value) for name, value in record.last.items()},
+            "params": dict(record.params),
+            "config_hash": record.config_hash,
+            "on_pareto": record.number in front,
+        }
+        for record in [*ranked, *others]
+    ]
+
+
+def _by_loss(
+    records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]
+) -> list[tuple[tuple[float, ...], TrialRecord]]:
+    modes = [objective.mode for objective in objectives]
+    found = [(values(record, objectives), record) for record in records]
+    losses = [(_losses(value, modes), record) for value, record in found if value is not None]
+    return sorted(losses, key=lambda pair: (pair[0], pair[1].number))
+
+
+def _losses(point: Sequence[float], modes: Sequence[Mode]) -> tuple[float, ...]:
+    return tuple(
+        -value if mode == "max" else value for value, mode in zip(point, modes, strict=True)
+    )
+
+
+def _beats(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    return first != second and all(map(operator.le, first, second))
+
+
+def _volume(losses: Sequence[tuple[float, ...]], corner: tuple[float, ...]) -> float:
+    """Volume between losses and a corner that is worse than each of them."""
+    if not losses:
+        return 0.0
+    if len(corner) == 1:
+        return corner[0] - min(losses)[0]
+    if len(corner) == 2:
+        return _area(sorted(losses), corner)
+    # Sliced along the last axis: between two heights the cross-section stays the same.
+    by_height = sorted(losses, key=operator.itemgetter(-1))
+    heights = [loss[-1] for loss in by_height] + [corner[-1]]
+    return sum(
+        (above - height) * _volume([loss[:-1] for loss in by_height[: index + 1]], corner[:-1])
+        for index, (height, above) in enumerate(itertools.pairwise(heights))
+        if above > height
+    )
+
+
+def _area(losses: Sequence[tuple[float, ...]], corner: tuple[float, ...]) -> float:
+    """Area between losses sorted by their first value and a corner."""
+    area, ceiling = 0.0, corner[1]
+    for x, y in losses:
+        if y < ceiling:
+            area += (corner[0] - x) * (ceiling - y)
+            ceiling = y
+    return area
+
+
+def _num_epochs(record: TrialRecord) -> int:
+    return record.epochs[-1].epoch if record.epochs else 0
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,287 @@
+"""Runs a search: checks, ledger, tracker, Ray, and an orderly end whatever happens."""
+
+import contextlib
+import logging
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from cluster.connect import ray_session
+from cluster.resources import concurrent_trials, trial_resources
+from search.director import Director, Watcher
+from search.folder import SearchFolder
+from search.records import TrialRecord
+from search.report import write_report
+from search.results import best, hypervolume, pareto, saved_epochs
+from search.study import Ledger
+from search.tracking import Tracker, TrackerConfig, redact, resolve_uri
+from search.tracking_uri import check_reachable
+from search.versions import versions
+from spaces.schema import SearchSpec
+from trainables.data import check_data
+from trainables.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+RETRIES = 2
+TRACKER_CLOSE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a search ended.
+
+    Attributes:
+        records: every trial.
+        signal_number: the signal that ended it early; 0 when it came to its end.
+        exhausted: whether every valid point of the space was tried before the budget was used.
+        unsent: tracking events still in the spool.
+        seconds: wall-clock of this run.
+    """
+
+    records: list[TrialRecord]
+    signal_number: int
+    exhausted: bool
+    unsent: int
+    seconds: float
+
+
+def start_search(
+    spec: SearchSpec, folder: SearchFolder, text: str, address: str | None, watcher: Watcher
+) -> Outcome:
+    """Run a new search to its end.
+
+    Args:
+        spec: the search.
+        folder: where it is to lie; must not hold a search.
+        text: the YAML as given, kept for the reader.
+        address: a running Ray cluster, or None for this machine.
+        watcher: told of every change.
+
+    Raises:
+        InputError: the name is taken, data are missing, or the cluster cannot hold a trial.
+        TrackingError: MLflow does not answer and `tracking.required` holds.
+        ConnectionError: no cluster answers at the address.
+    """
+    if folder.exists:
+        raise InputError(
+            f"{folder.path}: a search named {folder.name!r} exists already; "
+            f"`spiketune resume {folder.name}` continues it, --name starts another"
+        )
+    check_data(spec.base_config)
+    uri = _tracking_uri(spec, folder)
+    with ray_session(address):
+        folder.create(spec, text)
+        facts = {"seed": spec.sampler.seed, "versions": versions()}
+        ledger = Ledger.create(folder.ledger_url, folder.name, spec.objectives, facts)
+        folder.write_manifest({"search_id": ledger.search_id, "started_s": time.time(), **facts})
+        return _run(spec, folder, ledger, uri, watcher)
+
+
+def resume_search(
+    spec: SearchSpec, folder: SearchFolder, address: str | None, watcher: Watcher
+) -> Outcome:
+    """Continue a search: finished trials are kept, unfinished ones go on from their checkpoints.
+
+    Raises:
+        InputError: data are missing, or the cluster cannot hold a trial.
+        LedgerError: the ledger is missing or damaged.
+        TrackingError: MLflow does not answer and `tracking.required` holds.
+        ConnectionError: no cluster answers at the address.
+    """
+    check_data(spec.base_config)
+    uri = _tracking_uri(spec, folder)
+    ledger = Ledger.open(folder.ledger_url, folder.name, spec.objectives)
+    with ray_session(address):
+        return _run(spec, folder, ledger, uri, watcher)
+
+
+def _tracking_uri(spec: SearchSpec, folder: SearchFolder) -> str:
+    uri = resolve_uri(spec.tracking.uri, folder.runs)
+    if spec.tracking.required:
+        check_reachable(uri)
+    return uri
+
+
+def _run(
+    spec: SearchSpec, folder: SearchFolder, ledger: Ledger, uri: str, watcher: Watcher
+) -> Outcome:
+    start = time.monotonic()
+    config = TrackerConfig(
+        uri=uri,
+        experiment=spec.tracking.experiment,
+        search=folder.name,
+        search_id=ledger.search_id,
+        spool_dir=folder.spool,
+        required=spec.tracking.required,
+    )
+    tracker = Tracker(config)
+    tracker.start()
+    try:
+        tracker.search_started(_params(spec), versions(), _artifacts(folder))
+        director = Director(spec, folder, ledger, tracker, watcher)
+        with _signals(director) as received:
+            _fit(director, folder)
+        _end(director, folder, tracker, bool(received))
+    finally:
+        tracker.close(TRACKER_CLOSE_S)
+        ledger.close()
+    return Outcome(
+        records=ledger.records,
+        signal_number=received[0] if received else 0,
+        exhausted=director.exhausted,
+        unsent=tracker.pending,
+        seconds=time.monotonic() - start,
+    )
+
+
+def _fit(director: Director, folder: SearchFolder) -> None:
+    import ray
+    from ray import tune
+
+    from search.adapters import (
+        InterruptStopper,
+        LedgerCallback,
+        LedgerScheduler,
+        LedgerSearcher,
+        register,
+        unregister,
+    )
+    from trainables.trial import SpikingTrial
+
+    spec = director.spec
+    available = ray.cluster_resources()
+    wanted = trial_resources(spec.resources, available)
+    key = director.ledger.search_id
+    register(key, director)
+    # Tune's own bookkeeping is pickled and not ours to keep: the ledger is the record.
+    with tempfile.TemporaryDirectory(prefix="spiketune-", ignore_cleanup_errors=True) as scratch:
+        tuner = tune.Tuner(
+            tune.with_resources(SpikingTrial, wanted),
+            tune_config=tune.TuneConfig(
+                search_alg=LedgerSearcher(key),
+                scheduler=LedgerScheduler(key),
+                num_samples=-1,
+                max_concurrent_trials=concurrent_trials(spec.resources, wanted, available),
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=folder.name,
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[LedgerCallback(key, spec.stopping.trial_timeout_s)],
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                stop=InterruptStopper(key),
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            unregister(key)
+
+
+@contextlib.contextmanager
+def _signals(director: Director) -> Iterator[list[int]]:
+    """The first SIGINT or SIGTERM ends the search in order, a second one at once."""
+    received: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+        director.closing = True
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(director: Director, folder: SearchFolder, tracker: Tracker, interrupted: bool) -> None:  # noqa: FBT001
+    spec, records = director.spec, director.ledger.records
+    report_search(spec, folder, records)
+    metrics = summary_metrics(spec, records)
+    status = "KILLED" if interrupted else "FINISHED"
+    tracker.search_ended(status, metrics, {"report.html": folder.report}, time.time())
+
+
+def report_search(spec: SearchSpec, folder: SearchFolder, records: list[TrialRecord]) -> Path:
+    """Write the HTML report of a search."""
+    manifest = folder.manifest()
+    info = {
+        "command": f"spiketune search {folder.path.name}/search.yaml --name {folder.name}-again",
+        "search": spec.name,
+        "recipe": spec.recipe,
+        "sampler": f"{spec.sampler.name}, seed {spec.sampler.seed}",
+        "stopping": spec.stopping.name,
+        "energy convention": _convention(spec),
+        "versions": ", ".join(f"{k} {v}" for k, v in manifest["versions"].items()),
+    }
+    full = spec.base_config.train.total_epochs
+    write_report(folder.report, folder.name, info, records, spec.objectives, full)
+    return folder.report
+
+
+def summary_metrics(spec: SearchSpec, records: list[TrialRecord]) -> dict[str, float]:
+    """What the parent run says of a search: best value an objective, Pareto size, hypervolume."""
+    metrics: dict[str, float] = {"trials": float(len(records))}
+    top = best(records, spec.objectives)
+    spent, full = saved_epochs(records, spec.base_config.train.total_epochs)
+    if full:
+        metrics["saved_epochs_frac"] = 1.0 - spent / full
+    if top is None:
+        return metrics
+    metrics["best_trial"] = float(top.number)
+    front = pareto(records, spec.objectives)
+    metrics["pareto_points"] = float(len(front))
+    for objective in spec.objectives:
+        found = [r.last[objective.metric] for r in front]
+        metrics[f"best_{objective.metric}"] = (max if objective.mode == "max" else min)(found)
+    if len(spec.objectives) > 1:
+        modes = [o.mode for o in spec.objectives]
+        points = [tuple(r.last[o.metric] for o in spec.objectives) for r in front]
+        metrics["hypervolume"] = hypervolume(points, _reference(spec, records), modes)
+    return metrics
+
+
+def _reference(spec: SearchSpec, records: list[TrialRecord]) -> tuple[float, ...]:
+    """The worst value seen of each objective, so that the hypervolume needs no setting."""
+    counting = [r for r in records if r.counts]
+    return tuple(
+        (min if o.mode == "max" else max)(r.last[o.metric] for r in counting)
+        for o in spec.objectives
+    )
+
+
+def _convention(spec: SearchSpec) -> str:
+    config = spec.base_config
+    if config.energy.first_conv_once and not config.model.event_data:
+        return "45 nm, first conv once"
+    return "45 nm, first conv T times"
+
+
+def _params(spec: SearchSpec) -> dict[str, Any]:
+    return {
+        "recipe": spec.recipe,
+        "sampler.name": spec.sampler.name,
+        "sampler.seed": spec.sampler.seed,
+        "stopping.name": spec.stopping.name,
+        "stopping.grace_epochs": spec.stopping.grace_epochs,
+        "stopping.reduction_factor": spec.stopping.reduction_factor,
+        "budget.trials": spec.budget.trials,
+        "train.epochs": spec.base_config.train.epochs,
+    }
+
+
+def _artifacts(folder: SearchFolder) -> dict[str, str]:
+    return {
+        name: redact((folder.path / name).read_text()) for name in ("search.yaml", "resolved.yaml")
+    }

@@ -1,0 +1,369 @@
+"""A durable queue on disk: the driver appends events, one thread delivers them in order."""
+
+import fcntl
+import json
+import logging
+import os
+import threading
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from trainables.errors import SpiketuneError
+
+_log = logging.getLogger(__name__)
+
+_HEAD = b'{"crc":"'
+_MIDDLE = b'","event":'
+_CRC_AT = slice(len(_HEAD), len(_HEAD) + 8)
+_PAYLOAD_AT = slice(len(_HEAD) + 8 + len(_MIDDLE), -2)
+_CHUNK_EVENTS = 256
+_CHUNK_BYTES = 4 << 20
+_LINGER_S = 0.1
+_BACKOFF_FIRST_S = 0.5
+_BACKOFF_MAX_S = 30.0
+
+
+class SpoolError(SpiketuneError):
+    """The spool is held by another process or its folder cannot be used."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened; `seq` counts from 1, `time_s` is Unix seconds."""
+
+    seq: int
+    kind: str
+    time_s: float
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive events to deliver together.
+
+    Attributes:
+        start: byte offset of the first line; `end` that after the last one.
+        uncertain: some of it may have reached the store before, so ask the store first.
+    """
+
+    events: Sequence[Event]
+    start: int
+    end: int
+    uncertain: bool
+
+
+def encode(event: Event) -> bytes:
+    """Write an event as one JSON line whose checksum covers the inner object's bytes."""
+    inner = {"seq": event.seq, "kind": event.kind, "time_s": event.time_s, "body": event.body}
+    payload = json.dumps(inner, separators=(",", ":"), default=str).encode()
+    return b"%s%08x%s%s}\n" % (_HEAD, zlib.crc32(payload), _MIDDLE, payload)
+
+
+def decode(line: bytes) -> Event | None:
+    """Read one line back; None when it is torn or altered."""
+    payload = line[_PAYLOAD_AT]
+    if not line.endswith(b"}\n") or line[_CRC_AT] != b"%08x" % zlib.crc32(payload):
+        return None
+    try:
+        inner = json.loads(payload)
+        return Event(inner["seq"], inner["kind"], inner["time_s"], inner["body"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file so that a crash leaves either the old content or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with partial.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+
+
+class Spool:
+    """Append-only `events.jsonl` with a durable position of what was delivered (`acked.json`).
+
+    One process holds a spool at a time. `append` may be called from one thread and `read`,
+    `acknowledge` from another.
+
+    Args:
+        folder: where the files lie; made when missing.
+        store: names the destination; events acknowledged by another one are delivered again.
+        on_event: called with every intact event already in the file.
+
+    Raises:
+        SpoolError: another process holds the spool, or the folder cannot be used.
+    """
+
+    def __init__(
+        self, folder: Path, store: str, on_event: Callable[[Event], object] | None = None
+    ) -> None:
+        self.path = folder / "events.jsonl"
+        self.changed = threading.Condition()
+        self._acked_path = folder / "acked.json"
+        self._store = store
+        self._lost = 0
+        self._torn = False
+        self._seq = 0
+        self._end = 0
+        self._lock_file = _hold(folder)
+        try:
+            self._acked = self._load_acked()
+            self._pending = self._scan(on_event)
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            self._lock_file.close()
+            raise SpoolError(f"cannot use the tracking spool {self.path}: {error}") from error
+        # A crash falls between sending and acknowledging at most one chunk; with the position
+        # itself gone everything may have been sent.
+        self._uncertain_until = self._acked + 1 if self._acked else self._end
+
+    @property
+    def pending(self) -> int:
+        """Events not acknowledged yet."""
+        return self._pending
+
+    @property
+    def acked(self) -> int:
+        """Byte offset up to which events were delivered."""
+        return self._acked
+
+    @property
+    def end(self) -> int:
+        """Byte offset after the last event."""
+        return self._end
+
+    def append(self, kind: str, time_s: float, body: Mapping[str, Any]) -> bool:
+        """Add an event durably; False (logged) when the disk refuses it.
+
+        A refusal must not end a search: the ledger holds the same facts.
+        """
+        line = encode(Event(self._seq + 1, kind, time_s, body))
+        try:
+            if self._torn:
+                self._cut_partial_line()
+            self._torn = True
+            _write_all(self._file, line)
+            self._torn = False
+        except OSError as error:
+            self._lost += 1
+            _log.error(
+                "tracking: %d event(s) could not be kept in %s: %s; the search goes on and "
+                "its ledger has them",
+                self._lost,
+                self.path,
+                error,
+            )
+            return False
+        with self.changed:
+            self._seq += 1
+            self._end += len(line)
+            self._pending += 1
+            self.changed.notify_all()
+        return True
+
+    def read(self) -> Chunk:
+        """Return the next events to deliver; altered lines are left out and logged."""
+        with self.changed:
+            start, limit = self._acked, self._end
+        events: list[Event] = []
+        end = start
+        with self.path.open("rb") as stream:
+            stream.seek(start)
+            while end < limit and len(events) < _CHUNK_EVENTS and end - start < _CHUNK_BYTES:
+                line = stream.readline()
+                if not line:
+                    _log.error("tracking: %s was cut short at byte %d", self.path, end)
+                    end = limit
+                    break
+                event = decode(line)
+                if event is None:
+                    _log.error(
+                        "tracking: an altered line at byte %d of %s is left out", end, self.path
+                    )
+                else:
+                    events.append(event)
+                end += len(line)
+        return Chunk(events, start, end, uncertain=start < self._uncertain_until)
+
+    def acknowledge(self, chunk: Chunk) -> None:
+        """Remember durably that a chunk is delivered."""
+        position = {"offset": chunk.end, "store": self._store}
+        write_atomically(self._acked_path, json.dumps(position).encode())
+        with self.changed:
+            self._acked = chunk.end
+            # Counted from the end where possible: altered lines are no events.
+            self._pending = self._pending - len(chunk.events) if chunk.end < self._end else 0
+            self.changed.notify_all()
+
+    def doubt(self, chunk: Chunk) -> None:
+        """Mark a chunk as perhaps delivered: sending it ended without an answer."""
+        self._uncertain_until = max(self._uncertain_until, chunk.end)
+
+    def rewind(self) -> None:
+        """Deliver everything again from the first event."""
+        with self.changed:
+            self._acked = 0
+            self._uncertain_until = self._end
+            self._pending = self._seq
+            self.changed.notify_all()
+
+    def close(self) -> None:
+        """Release the spool for another process."""
+        self._file.close()
+        self._lock_file.close()
+
+    def _load_acked(self) -> int:
+        try:
+            position = json.loads(self._acked_path.read_bytes())
+            offset = int(position["offset"])
+            size = self.path.stat().st_size
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+        return offset if position.get("store") == self._store and 0 < offset <= size else 0
+
+    def _scan(self, on_event: Callable[[Event], object] | None) -> int:
+        """Find the end of the last intact line, cut what follows it, count what is pending."""
+        pending = position = 0
+        if not self.path.exists():
+            self._acked = 0
+            return 0
+        with self.path.open("r+b") as stream:
+            for line in stream:
+                event = decode(line)
+                if event is not None:
+                    pending += position >= self._acked
+                    self._end = position + len(line)
+                    self._seq = event.seq
+                    if on_event is not None:
+                        on_event(event)
+                position += len(line)
+            if position > self._end:
+                _log.warning(
+                    "tracking: cut an unfinished line of %d bytes off %s",
+                    position - self._end,
+                    self.path,
+                )
+                stream.truncate(self._end)
+        self._acked = min(self._acked, self._end)
+        return pending
+
+    def _cut_partial_line(self) -> None:
+        os.ftruncate(self._file.fileno(), self._end)
+
+
+def _hold(folder: Path) -> BinaryIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("wb")
+    except OSError as error:
+        raise SpoolError(f"cannot use the tracking spool {folder}: {error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise SpoolError(
+            f"one process at a time may hold the tracking spool {folder}, but another one has it; "
+            "wait until that search or sync ends"
+        ) from error
+    return lock
+
+
+def _write_all(stream: Any, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[stream.write(rest) :]
+    os.fsync(stream.fileno())
+
+
+class Delivery:
+    """The thread that hands a spool's events on, with growing pauses while that fails.
+
+    Args:
+        spool: read and acknowledged by this thread only, once started.
+        deliver: sends a chunk; False when the spool was rewound and has to be read again. An
+            exception means try later.
+        describe: makes an exception's text fit for a log.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        deliver: Callable[[Chunk], bool],
+        describe: Callable[[Exception], str],
+    ) -> None:
+        self._spool = spool
+        self._deliver = deliver
+        self._describe = describe
+        self._stopping = False
+        self._hurry = False
+        self._failures = 0
+        self._thread = threading.Thread(target=self._run, name="spiketune-tracking", daemon=True)
+
+    def start(self) -> None:
+        """Start delivering."""
+        self._thread.start()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until nothing is pending; False when the time is over first."""
+        changed = self._spool.changed
+        with changed:
+            self._hurry = True
+            changed.notify_all()
+            done = changed.wait_for(lambda: self._spool.acked >= self._spool.end, timeout_s)
+            self._hurry = False
+        return done
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread after the delivery it is in; False when that takes longer."""
+        with self._spool.changed:
+            self._stopping = True
+            self._spool.changed.notify_all()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while self._wait_for_events():
+            chunk = None
+            try:
+                chunk = self._spool.read()
+                if not chunk.events or self._deliver(chunk):
+                    self._spool.acknowledge(chunk)
+            # Whatever the store's client throws, training goes on and the events stay on disk.
+            except Exception as error:  # noqa: BLE001
+                if chunk is not None:
+                    self._spool.doubt(chunk)
+                self._back_off(error)
+            else:
+                if self._failures:
+                    _log.info("tracking: the store answers again")
+                self._failures = 0
+
+    def _wait_for_events(self) -> bool:
+        changed = self._spool.changed
+        with changed:
+            changed.wait_for(lambda: self._stopping or self._spool.acked < self._spool.end)
+            if not self._hurry:
+                # A moment's wait puts reports that come together into one request.
+                changed.wait_for(lambda: self._stopping or self._hurry, _LINGER_S)
+            return not self._stopping
+
+    def _back_off(self, error: Exception) -> None:
+        if not self._failures:
+            _log.warning(
+                "tracking: the store does not take events (%s); training goes on, events are kept "
+                "in %s and sent when it answers",
+                self._describe(error),
+                self._spool.path,
+            )
+        pause_s = min(_BACKOFF_FIRST_S * 2.0**self._failures, _BACKOFF_MAX_S)
+        self._failures = min(self._failures + 1, 16)
+        with self._spool.changed:
+            hurried = self._hurry
+            if hurried:
+                pause_s = min(pause_s, _BACKOFF_FIRST_S)
+            self._spool.changed.wait_for(lambda: self._stopping or self._hurry != hurried, pause_s)

@@ -1,0 +1,128 @@
+"""Stopping rules: pure functions of the ledger.
+
+A rule sees all records and the trial that has just reported; it says go on or why to stop. NaN and
+silent networks are not a rule's choice: they always end a trial.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from search.records import TrialRecord
+
+SILENT = 0.0
+SATURATED = 0.999
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do with a trial after an epoch.
+
+    Attributes:
+        stop: whether to end it.
+        reason: one word for the ledger; empty when it goes on.
+        failed: whether the end is a failure rather than a poor result.
+    """
+
+    stop: bool
+    reason: str = ""
+    failed: bool = False
+
+
+GO_ON = Decision(stop=False)
+
+
+class StoppingRule(Protocol):
+    """Decides from the ledger alone, so it is the same after a resume and in a simulation."""
+
+    def decide(self, records: Sequence[TrialRecord], current: TrialRecord) -> Decision:
+        """Go on or stop, after `current` has reported its last epoch."""
+
+
+class NeverStop:
+    """Every trial runs its full budget."""
+
+    def decide(self, records: Sequence[TrialRecord], current: TrialRecord) -> Decision:  # noqa: ARG002
+        """Always go on."""
+        return GO_ON
+
+
+@dataclass(frozen=True)
+class Asha:
+    """Asynchronous successive halving on epochs, stopping variant.
+
+    At rung epochs `grace, grace*factor, grace*factor^2, ...` below the full budget, a trial goes on
+    when it is among the best `1/factor` (at least one) of the results at that rung, its own included.
+    Ties go on only while there is room, earlier trial numbers first: dead networks at chance level
+    do not keep each other alive.
+
+    Source: Li et al., MLSys 2020 (arXiv 1810.05934).
+    """
+
+    metric: str
+    maximise: bool
+    grace_epochs: int
+    reduction_factor: int
+    max_epochs: int
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Epochs at which trials are compared, ascending."""
+        rungs = []
+        epoch = self.grace_epochs
+        while epoch < self.max_epochs:
+            rungs.append(epoch)
+            epoch *= self.reduction_factor
+        return tuple(rungs)
+
+    def decide(self, records: Sequence[TrialRecord], current: TrialRecord) -> Decision:
+        """Compare the trial with all that have reached the same rung."""
+        epoch = current.epochs[-1].epoch
+        if epoch not in self.rungs:
+            return GO_ON
+        results = sorted(
+            (self._badness(record, epoch), record.number)
+            for record in records
+            if at_epoch(record, epoch) is not None
+        )
+        num_kept = max(1, len(results) // self.reduction_factor)
+        position = [number for _, number in results].index(current.number)
+        return GO_ON if position < num_kept else Decision(stop=True, reason=f"asha@{epoch}")
+
+    def _badness(self, record: TrialRecord, epoch: int) -> float:
+        value = at_epoch(record, epoch)
+        metric = math.nan if value is None else value.get(self.metric, math.nan)
+        if math.isnan(metric):
+            return math.inf
+        return -metric if self.maximise else metric
+
+
+def at_epoch(record: TrialRecord, epoch: int) -> dict[str, float] | None:
+    """Metrics a trial reported at an epoch, or None when it has not come so far."""
+    for known in record.epochs:
+        if known.epoch == epoch:
+            return dict(known.metrics)
+    return None
+
+
+def health(current: TrialRecord, metric: str) -> Decision:
+    """End a trial whose last report can lead nowhere.
+
+    A non-finite loss or objective is `nan`; a network of which some neuron layer never fires, after
+    its second epoch, is `silent` (its batch-norm statistics need the first to settle); one of which
+    every layer always fires is `saturated`.
+    """
+    last = current.last
+    for name in (metric, "train_loss", "val_loss"):
+        if name in last and not math.isfinite(last[name]):
+            return Decision(stop=True, reason=f"nan_{name}", failed=True)
+    if metric not in last:
+        return Decision(stop=True, reason=f"missing_{metric}", failed=True)
+    rates = list(current.extra.get("layer_rates", {}).values())
+    if rates and len(current.epochs) > 1:
+        if max(rates) <= SILENT:
+            return Decision(stop=True, reason="silent_network", failed=True)
+        if min(rates) >= SATURATED:
+            return Decision(stop=True, reason="saturated_network", failed=True)
+    return GO_ON

@@ -1,0 +1,67 @@
+"""Tables a person reads: leaderboard, Pareto set, searches."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from search.records import TrialRecord
+from search.results import pareto, rank, saved_epochs
+from search.wording import describe_params, metric_text
+from spaces.schema import SearchSpec
+
+_STYLES = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
+
+
+def print_results(
+    console: Console, spec: SearchSpec, records: Sequence[TrialRecord], top: int
+) -> None:
+    """Leaderboard, Pareto set and what early stopping saved."""
+    ranked = rank(records, spec.objectives)
+    if not ranked:
+        console.print("No trial has ended with a result yet.", style="yellow")
+        return
+    console.print(_table("Leaderboard", spec, ranked[:top], records))
+    if len(spec.objectives) > 1:
+        front = pareto(records, spec.objectives)
+        names = " and ".join(o.metric for o in spec.objectives)
+        console.print(_table(f"Pareto set of {names}", spec, front, records))
+    print_savings(console, spec, records)
+
+
+def print_savings(console: Console, spec: SearchSpec, records: Sequence[TrialRecord]) -> None:
+    """Trials by state, and epochs against those of a run without early stopping."""
+    full = spec.base_config.train.total_epochs
+    spent, all_epochs = saved_epochs(records, full)
+    counts = {state: sum(r.state == state for r in records) for state in _STYLES}
+    parts = [f"{count} {state}" for state, count in counts.items() if count]
+    console.print(f"{len(records)} trials: {', '.join(parts)}.")
+    if all_epochs:
+        saved = 100.0 * (1.0 - spent / all_epochs)
+        console.print(
+            f"{spent} epochs trained instead of {all_epochs}: early stopping saved {saved:.0f} %."
+        )
+
+
+def _table(
+    title: str, spec: SearchSpec, shown: Sequence[TrialRecord], records: Sequence[TrialRecord]
+) -> Table:
+    front = {record.number for record in pareto(records, spec.objectives)}
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("trial", no_wrap=True)
+    for objective in spec.objectives:
+        table.add_column(objective.metric, justify="right", no_wrap=True)
+    table.add_column("epochs", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("parameters", overflow="fold")
+    for record in shown:
+        star = "*" if record.number in front and len(spec.objectives) > 1 else ""
+        table.add_row(
+            f"{record.name}{star}",
+            *(metric_text(o.metric, record.last[o.metric], named=False) for o in spec.objectives),
+            str(len(record.epochs)),
+            Text(record.state, style=_STYLES[record.state]),
+            describe_params(record.params),
+        )
+    return table

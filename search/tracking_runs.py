@@ -1,0 +1,231 @@
+"""Which event changes which run: applies a spool's events to a tracking store."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from search.records import trial_name
+from search.spool import Chunk, Event, write_atomically
+
+_log = logging.getLogger(__name__)
+
+_PARENT = "search"
+
+
+class Point(NamedTuple):
+    """One metric row; `time_ms` is Unix milliseconds."""
+
+    key: str
+    value: float
+    time_ms: int
+    step: int
+
+
+class Store(Protocol):
+    """What is asked of a tracking store; each call may be repeated without changing what is there.
+
+    Any exception means try again later; what is refused for good is counted instead.
+    """
+
+    rejected: int
+
+    def connect(self) -> bool:
+        """Open the store; False when it is open already."""
+
+    def find_runs(self, tags: Mapping[str, str], status: str | None = None) -> list[str]:
+        """Ids of the runs that carry all these tags, oldest first."""
+
+    def create_run(self, name: str, tags: Mapping[str, str], start_ms: int) -> str:
+        """Make a run and return its id."""
+
+    def set_status(self, run_id: str, status: str, end_ms: int | None = None) -> None:
+        """Set a run's status, and its end when it has one."""
+
+    def log_points(self, run_id: str, points: Sequence[Point], *, uncertain: bool) -> None:
+        """Write metric rows; `uncertain`: some may be there already."""
+
+    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        """Write parameters."""
+
+    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+
+    def upload(self, run_id: str, name: str, content: Mapping[str, str]) -> None:
+        """Store one artifact from its `text` or from the file at its `path`."""
+
+
+class RunWriter:
+    """Keeps one run for the search and one for each trial up to date.
+
+    A run is looked up by its tags before it is made, so losing `path` costs requests only.
+
+    Args:
+        store: where runs are.
+        search: name of the search and of its run.
+        search_id: what tells it from others of the same name.
+        key: names the store and search; ids saved under another key are not used.
+        path: file that remembers run ids.
+    """
+
+    def __init__(self, store: Store, *, search: str, search_id: str, key: str, path: Path) -> None:
+        self.key = key
+        self._store = store
+        self._search = search
+        self._search_id = search_id
+        self._path = path
+        self._ids: dict[str, str] = {}
+        self._num_saved = 0
+        self._uncertain = False
+        # Rows of consecutive epochs, by run, that go out in one request.
+        self._held: dict[str, list[Point]] = {}
+        self._handlers: dict[str, Callable[[Event], None]] = {
+            "search_start": self._search_start,
+            "trial_start": self._trial_start,
+            "epoch": self._epoch,
+            "trial_end": self._trial_end,
+            "trial_reopen": self._trial_reopen,
+            "search_end": self._search_end,
+        }
+
+    @property
+    def rejected(self) -> int:
+        """Values that the store refused for good."""
+        return self._store.rejected
+
+    def run_id(self, number: int | None) -> str | None:
+        """Id of a trial's run (None: the search's), as far as known."""
+        return self._ids.get(_PARENT if number is None else trial_name(number))
+
+    def connect(self, time_s: float) -> bool:
+        """Open the store; True when the search's run was not there and has been made."""
+        if not self._store.connect() and _PARENT in self._ids:
+            return False
+        found = self._find(_PARENT)
+        saved = self._load_ids()
+        self._ids = saved if saved.get(_PARENT) == found else {}
+        self._ids[_PARENT] = found or self._create(_PARENT, {}, time_s)
+        self._num_saved = 0
+        self._save_ids()
+        return found is None
+
+    def deliver(self, chunk: Chunk) -> None:
+        """Apply events in order; an exception means that some may have been applied."""
+        self._uncertain = chunk.uncertain
+        self._held.clear()
+        for event in chunk.events:
+            handler = self._handlers.get(event.kind)
+            if handler is None:
+                _log.error("tracking: event %d has the unknown kind %r", event.seq, event.kind)
+                continue
+            handler(event)
+        self._send_held()
+        self._save_ids()
+
+    def _find(self, name: str) -> str | None:
+        tags = {"spiketune.search_id": self._search_id, "spiketune.trial": name}
+        return next(iter(self._store.find_runs(tags)), None)
+
+    def _create(self, name: str, tags: Mapping[str, str], time_s: float) -> str:
+        own = {
+            "spiketune.search": self._search,
+            "spiketune.search_id": self._search_id,
+            "spiketune.trial": name,
+            "spiketune.state": "running",
+            "mlflow.source.name": "spiketune",
+            "mlflow.source.type": "LOCAL",
+        }
+        if name == _PARENT:
+            return self._store.create_run(self._search, {**tags, **own}, _milliseconds(time_s))
+        own["mlflow.parentRunId"] = self._ids[_PARENT]
+        return self._store.create_run(name, {**tags, **own}, _milliseconds(time_s))
+
+    def _trial_run(self, event: Event) -> str:
+        name = trial_name(event.body["trial"])
+        if name not in self._ids:
+            tags = event.body.get("tags", {})
+            self._ids[name] = self._find(name) or self._create(name, tags, event.time_s)
+        return self._ids[name]
+
+    def _load_ids(self) -> dict[str, str]:
+        try:
+            saved = json.loads(self._path.read_bytes())
+            return dict(saved["runs"]) if saved["key"] == self.key else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def _save_ids(self) -> None:
+        if len(self._ids) != self._num_saved:
+            text = json.dumps({"key": self.key, "runs": self._ids}, indent=0)
+            write_atomically(self._path, text.encode())
+            self._num_saved = len(self._ids)
+
+    def _send_held(self, run_id: str | None = None) -> None:
+        for run in [run_id] if run_id else list(self._held):
+            points = self._held.pop(run, [])
+            if points:
+                self._store.log_points(run, points, uncertain=self._uncertain)
+
+    def _upload(self, run_id: str, event: Event) -> None:
+        for name, content in event.body["artifacts"].items():
+            self._store.upload(run_id, name, content)
+
+    def _search_start(self, event: Event) -> None:
+        run = self._ids[_PARENT]
+        self._store.set_status(run, "RUNNING")
+        self._store.log_params(run, event.body["params"])
+        self._store.log_tags(run, {"spiketune.state": "running", **event.body["tags"]})
+        self._upload(run, event)
+
+    def _trial_start(self, event: Event) -> None:
+        run = self._trial_run(event)
+        self._store.log_params(run, event.body["params"])
+        self._store.log_tags(run, event.body["tags"])
+        self._upload(run, event)
+
+    def _epoch(self, event: Event) -> None:
+        run, epoch = self._trial_run(event), event.body["epoch"]
+        time_ms = _milliseconds(event.time_s)
+        self._held.setdefault(run, []).extend(
+            Point(key, value, time_ms, epoch) for key, value in event.body["metrics"].items()
+        )
+        if event.body["nonfinite"]:
+            names = ", ".join(event.body["nonfinite"])
+            self._store.log_tags(run, {"spiketune.nonfinite": f"epoch {epoch}: {names}"})
+
+    def _trial_end(self, event: Event) -> None:
+        run = self._trial_run(event)
+        self._send_held(run)
+        self._store.log_tags(run, event.body["tags"])
+        self._upload(run, event)
+        self._store.set_status(run, event.body["status"], _milliseconds(event.time_s))
+
+    def _trial_reopen(self, event: Event) -> None:
+        run = self._trial_run(event)
+        self._store.log_tags(run, event.body["tags"])
+        self._store.set_status(run, "RUNNING")
+
+    def _search_end(self, event: Event) -> None:
+        self._send_held()
+        run, time_ms = self._ids[_PARENT], _milliseconds(event.time_s)
+        status = event.body["status"]
+        if status == "KILLED":
+            self._kill_trials(time_ms)
+        summary = [Point(key, value, time_ms, 0) for key, value in event.body["metrics"].items()]
+        self._store.log_points(run, summary, uncertain=self._uncertain)
+        self._store.log_tags(run, {"spiketune.state": status.lower()})
+        self._upload(run, event)
+        self._store.set_status(run, status, time_ms)
+
+    def _kill_trials(self, time_ms: int) -> None:
+        # Asked of the store: it knows also those that an earlier driver left running.
+        running = self._store.find_runs({"spiketune.search_id": self._search_id}, "RUNNING")
+        for run in running:
+            if run != self._ids[_PARENT]:
+                self._store.log_tags(run, {"spiketune.state": "killed"})
+                self._store.set_status(run, "KILLED", time_ms)
+
+
+def _milliseconds(time_s: float) -> int:
+    return round(time_s * 1000)

@@ -1,0 +1,181 @@
+"""Where runs are tracked: the address, whether it answers, how it is shown without secrets."""
+
+import os
+import re
+import socket
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from trainables.errors import InputError, SpiketuneError
+
+_USERINFO = re.compile(r"://[^\s/?#]+@")
+_SECRET_VALUE = re.compile(
+    r"(?<![\w-])((?:access_|api_|auth_|id_|refresh_|session_|x-amz-security-)?token|api_?key|"
+    r"access_?key|secret(?:_?access)?(?:_?key)?|password|passwd|pwd|sig|(?:x-amz-|x-goog-)?"
+    r"(?:signature|credential))=[^&\s'\"<>#;,]+",
+    re.IGNORECASE,
+)
+_BEARER = re.compile(r"\bBearer\s+[\w.~+/=-]{8,}")
+_PROBE_S = 3.0
+_DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
+
+
+class TrackingError(SpiketuneError):
+    """The tracking store cannot be used."""
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """Where a search is tracked.
+
+    Attributes:
+        uri: MLflow address; `sqlite:///…` for the embedded store.
+        search: the search's name, also the parent run's.
+        search_id: what tells this search from others of the same name.
+        spool_dir: folder of the spool, `runs/NAME/spool`.
+        required: refuse to start when the store does not answer, instead of sending later.
+    """
+
+    uri: str
+    experiment: str
+    search: str
+    search_id: str
+    spool_dir: Path
+    required: bool = True
+
+
+def redact(text: str) -> str:
+    """Hide what must not be shown: user and password in addresses, values of token-like keys."""
+    text = _USERINFO.sub("://***@", text)
+    text = _SECRET_VALUE.sub(r"\1=***", text)
+    return _BEARER.sub("Bearer ***", text)
+
+
+def default_uri(runs_dir: Path) -> str:
+    """Address of the SQLite store that lies beside the searches."""
+    return f"sqlite:///{runs_dir.resolve() / 'mlflow.db'}"
+
+
+def resolve_uri(uri: str | None, runs_dir: Path) -> str:
+    """Turn the YAML's `tracking.uri` into an address.
+
+    Args:
+        uri: None for the embedded store, `env:NAME` for a variable's value, else the address.
+        runs_dir: folder of all searches.
+
+    Raises:
+        InputError: the variable is not set.
+    """
+    if uri is None:
+        return default_uri(runs_dir)
+    scheme, _, name = uri.partition(":")
+    if scheme != "env":
+        return uri
+    value = os.environ.get(name, "")
+    if not value:
+        raise InputError(
+            f"tracking.uri is `{uri}`, but the environment variable {name} is not set; "
+            "set it to the MLflow address, or leave tracking.uri out for the embedded store"
+        )
+    return value
+
+
+def artifact_root(uri: str, runs_dir: Path) -> str | None:
+    """Where a new experiment keeps its artifacts; None leaves it to the server."""
+    if not is_sql(uri):
+        return None
+    database = uri.removeprefix("sqlite:///")
+    home = Path(database).parent if database != uri else runs_dir
+    return str(home.resolve() / "mlartifacts")
+
+
+def is_sql(uri: str) -> bool:
+    """Whether the store is a database that this process writes to itself."""
+    return urlsplit(uri).scheme.partition("+")[0] in ("sqlite", "postgresql", "mysql", "mssql")
+
+
+def check_reachable(uri: str) -> None:
+    """Find out within a few seconds whether something answers at an address.
+
+    Raises:
+        TrackingError: nothing does; the message names the address without its secrets.
+    """
+    parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    try:
+        if scheme in ("http", "https"):
+            _probe_http(uri)
+        elif scheme in _DEFAULT_PORTS and parts.hostname:
+            port = parts.port or _DEFAULT_PORTS[scheme]
+            socket.create_connection((parts.hostname, port), timeout=_PROBE_S).close()
+    except (OSError, ValueError) as error:
+        raise TrackingError(
+            f"the tracking store must answer, but {redact(uri)} does not: {redact(str(error))}; "
+            "start it, correct tracking.uri, or set `tracking.required: false` to send later"
+        ) from None
+
+
+def _probe_http(uri: str) -> None:
+    # Only asks whether a server is there, and sends no credentials, so certificates are left to
+    # MLflow's own requests (which know the user's settings for them).
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    address = re.sub(r"://[^/?#]*@", "://", uri).rstrip("/") + "/health"
+    try:
+        urllib.request.urlopen(address, timeout=_PROBE_S, context=context).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code >= 500:
+            raise OSError(f"HTTP status {error.code}") from None
+
+
+def ui_command(uri: str, port: int) -> list[str]:
+    """Command line of MLflow's own pages on 127.0.0.1; run it with `ui_environment`.
+
+    Args:
+        uri: a database address; it travels in the environment, as others may read a command line.
+        port: TCP port.
+
+    Raises:
+        InputError: the store is a server, which has its pages already.
+    """
+    if not is_sql(uri):
+        raise InputError(f"runs are tracked on a server: open {redact(uri)} in a browser")
+    hosts = f"127.0.0.1:{port},localhost:{port}"
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--allowed-hosts",
+        hosts,
+        "--cors-allowed-origins",
+        f"http://127.0.0.1:{port},http://localhost:{port}",
+    ]
+    if uri.startswith("sqlite:"):
+        root = artifact_root(uri, Path()) or ""
+        command += ["--artifacts-destination", root]
+    return command
+
+
+def ui_environment(uri: str) -> dict[str, str]:
+    """Environment for `ui_command`: no telemetry, no job execution, no unpickling."""
+    return dict(os.environ) | {
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }

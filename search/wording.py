@@ -1,0 +1,41 @@
+"""How numbers and parameters read to a person."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_PERCENT = ("val_top1", "val_top5", "test_top1", "test_top5")
+_MICRO = 1e-2  # below this many mJ, µJ read better
+
+
+def metric_text(name: str, value: float, *, named: bool = True) -> str:
+    """A metric with its unit: `val_top1 97.22 %`, `energy 0.834 µJ`."""
+    if name in _PERCENT:
+        text = f"{value:.2f} %"
+    elif name == "energy_mj":
+        name = "energy"
+        text = f"{value * 1e3:.3g} µJ" if value < _MICRO else f"{value:.3g} mJ"
+    elif name == "firing_rate":
+        text = f"{value:.3f}"
+    else:
+        text = f"{value:.4g}"
+    return f"{name} {text}" if named else text
+
+
+def describe_params(params: Mapping[str, Any]) -> str:
+    """Parameters in one line, section names left out: `timesteps=4 width=64 lr=0.00312`."""
+    return " ".join(f"{key.rpartition('.')[2]}={value_text(v)}" for key, v in params.items())
+
+
+def value_text(value: object) -> str:
+    """A parameter's value, floats to three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `42s`, `3m12s` or `2h05m`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

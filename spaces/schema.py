@@ -1,0 +1,233 @@
+"""What a search is: the one definition that YAML, ledger and reports share."""
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+import numpy as np
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+
+from spaces.constraints import InputConstraint, OutcomeConstraint, compile_constraint
+from spaces.domains import Domain
+from spaces.metrics import BETTER, Metric, Mode
+from spaces.problems import shown
+from spaces.reading import recipe
+from spaces.semantics import Finding, Semantics, spec_findings
+from spaces.space import SearchSpace
+from trainables.config import StrictModel, TrialConfig, flatten, with_overrides
+
+NAME_PATTERN = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
+_ENVIRONMENT = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
+_SECRET_PARAMETER = re.compile(r"[?&](password|passwd|pwd|token|secret)=", re.IGNORECASE)
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class SpecError(ValueError):
+    """Parts of a search space are each well-formed but do not fit together."""
+
+    def __init__(self, findings: list[Finding]) -> None:
+        """Join the first messages; `findings` keeps all."""
+        super().__init__("; ".join(finding.message for finding in findings[:5]))
+        self.findings = findings
+
+
+def _without_secret(value: str) -> str:
+    if value.startswith("env:"):
+        if not _ENVIRONMENT.fullmatch(value):
+            raise ValueError(f"must be env:NAME of an environment variable, but got {shown(value)}")
+        return value
+    try:
+        password = urlsplit(value).password
+    except ValueError:
+        raise ValueError("must be a URL or path, but it cannot be read as one") from None
+    if password is not None or _SECRET_PARAMETER.search(value):
+        raise ValueError(
+            "must not hold a password: put the URL into an environment variable "
+            "and write `env:NAME` here"
+        )
+    return value
+
+
+def _gpus(value: object) -> object:
+    if value == "auto" and isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
+        raise ValueError(f"must be `auto` or a number >= 0, but got {shown(value)}")
+    return float(value)
+
+
+Uri = Annotated[str, Field(min_length=1), AfterValidator(_without_secret)]
+
+
+class Objective(StrictModel):
+    """One metric to make as large or as small as possible."""
+
+    metric: Metric
+    mode: Mode
+
+
+class Sampler(StrictModel):
+    """Who proposes trials."""
+
+    name: Literal["tpe", "random", "grid"] = "tpe"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class Stopping(StrictModel):
+    """When a trial ends early.
+
+    `metric` is the first objective's unless set; `mode` follows from the metric where it can.
+    `trial_timeout_s` is the time without a report after which a trial counts as hanging.
+    """
+
+    name: Literal["asha", "none"] = "asha"
+    metric: Metric | None = None
+    mode: Mode | None = None
+    grace_epochs: PositiveInt = 1
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    trial_timeout_s: PositiveFloat | None = None
+
+
+class Budget(StrictModel):
+    """When the search ends, whichever comes first."""
+
+    trials: PositiveInt
+    hours: PositiveFloat | None = None
+
+
+class Resources(StrictModel):
+    """What each trial occupies, and how many run at once (None: as many as fit)."""
+
+    cpus: PositiveFloat = 1.0
+    gpus: Annotated[float | Literal["auto"], BeforeValidator(_gpus)] = "auto"
+    concurrent: PositiveInt | None = None
+
+
+class Tracking(StrictModel):
+    """Where MLflow is; without `required` a search goes on when it cannot be reached."""
+
+    uri: Uri | None = None
+    experiment: Annotated[str, Field(min_length=1, max_length=128)] = "spiketune"
+    required: bool = True
+
+
+class Storage(StrictModel):
+    """Where the ledger is: a database URL, `env:NAME` if it holds a password, None for a file."""
+
+    ledger: Uri | None = None
+
+
+class SearchSpec(StrictModel):
+    """A whole search.
+
+    Raises:
+        pydantic.ValidationError: a part has the wrong type, or parts do not fit; then its
+            context holds a SpecError that lists every finding.
+    """
+
+    name: Name
+    recipe: str
+    trial: dict[str, Any] = Field(default_factory=dict)
+    objectives: Annotated[
+        tuple[Objective, ...], Field(min_length=1, max_length=3, strict=False)
+    ] = (Objective(metric="val_top1", mode="max"),)
+    space: dict[str, Domain]
+    constraints: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    sampler: Sampler = Sampler()
+    stopping: Stopping = Stopping()
+    budget: Budget
+    resources: Resources = Resources()
+    tracking: Tracking = Tracking()
+    storage: Storage = Storage()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        findings = spec_findings(self.as_given())
+        if findings:
+            raise SpecError(findings)
+        return self
+
+    @classmethod
+    def from_resolved(cls, tree: Mapping[str, Any]) -> Self:
+        """Read back what `resolved` wrote.
+
+        Raises:
+            pydantic.ValidationError: it no longer fits this version or its recipes.
+        """
+        return cls.model_validate({k: v for k, v in tree.items() if k != "base_config"})
+
+    def as_given(self) -> dict[str, Any]:
+        """Return the plain tree of the file, defaults filled in."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def resolved(self) -> dict[str, Any]:
+        """Return a plain JSON-able tree of everything, with the full base configuration."""
+        tree = self.as_given()
+        tree["stopping"] |= {"metric": self.stopping_metric, "mode": self.stopping_mode}
+        return tree | {"base_config": self.base_config.model_dump(mode="json")}
+
+    @property
+    def stopping_metric(self) -> Metric:
+        """The metric by which trials are stopped early."""
+        return self.stopping.metric or self.objectives[0].metric
+
+    @property
+    def stopping_mode(self) -> Mode:
+        """Which way the stopping metric is better."""
+        modes = {objective.metric: objective.mode for objective in self.objectives}
+        metric = self.stopping_metric
+        return self.stopping.mode or modes.get(metric) or BETTER[metric]
+
+    @cached_property
+    def search_space(self) -> SearchSpace:
+        """The points that may be proposed."""
+        return Semantics(self.as_given()).search_space()
+
+    @cached_property
+    def outcome_constraints(self) -> tuple[OutcomeConstraint, ...]:
+        """Bounds on measured metrics."""
+        compiled = (compile_constraint(text) for text in self.constraints)
+        return tuple(item for item in compiled if isinstance(item, OutcomeConstraint))
+
+    @property
+    def input_constraints(self) -> tuple[str, ...]:
+        """Texts of the constraints that no proposal ever breaks."""
+        compiled = (compile_constraint(text) for text in self.constraints)
+        return tuple(item.text for item in compiled if isinstance(item, InputConstraint))
+
+    @cached_property
+    def base_config(self) -> TrialConfig:
+        """Recipe and `trial` merged: the value of every parameter that is not searched.
+
+        Where these alone do not fit together without the searched ones, those take the values
+        of one valid point.
+        """
+        try:
+            return self.trial_config({})
+        except ValidationError:
+            return self.trial_config(self.search_space.sample(np.random.default_rng(0)))
+
+    def trial_config(self, params: Mapping[str, Any]) -> TrialConfig:
+        """Set parameters on the base configuration.
+
+        Raises:
+            pydantic.ValidationError: the result is not a valid configuration.
+            KeyError: a parameter is no key of a trial configuration.
+        """
+        tree = recipe(self.recipe).model_dump()
+        values = {**self.trial, **params}
+        unknown = values.keys() - flatten(tree).keys()
+        if unknown:
+            raise KeyError(min(unknown))
+        return TrialConfig.model_validate(with_overrides(tree, values))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is compiled on demand: closures cannot be pickled."""
+        state = super().__getstate__()
+        kept = {k: v for k, v in state["__dict__"].items() if k in type(self).model_fields}
+        return state | {"__dict__": kept}

@@ -1,0 +1,106 @@
+"""What a person wants to know of a search space before starting it."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from spaces.schema import SearchSpec
+from spaces.space import MAX_LISTED_POINTS
+from trainables.cost import parameter_count, predict_epoch_s, total_macs, training_images
+
+NUM_EXAMPLES = 3
+_LOW_SHARE = 0.01
+
+
+def summarize(spec: SearchSpec) -> dict[str, Any]:
+    """Describe a search as a plain JSON-able tree with stable keys.
+
+    Returns:
+        `parameters`, `size`, `constraints`, `objectives`, `budget`, `examples`, `notes` and
+        `resolved`; a continuous space's counts and an unknown cost are None.
+    """
+    size = _size(spec)
+    examples = _examples(spec)
+    return {
+        "name": spec.name,
+        "recipe": spec.recipe,
+        "objectives": [objective.model_dump() for objective in spec.objectives],
+        "parameters": [
+            {
+                "key": key,
+                "domain": domain.describe(),
+                "when": {parent: list(values) for parent, values in domain.when.items()},
+            }
+            for key, domain in spec.search_space.domains.items()
+        ],
+        "size": size,
+        "constraints": {
+            "hard": list(spec.input_constraints),
+            "outcome": [constraint.text for constraint in spec.outcome_constraints],
+        },
+        "budget": spec.budget.model_dump(),
+        "examples": examples,
+        "notes": _notes(spec, size),
+        "resolved": spec.resolved(),
+    }
+
+
+def _size(spec: SearchSpec) -> dict[str, Any]:
+    space = spec.search_space
+    count = space.cardinality()
+    share = space.valid_share(np.random.default_rng(spec.sampler.seed))
+    exact = count <= MAX_LISTED_POINTS
+    return {
+        "combinations": None if math.isinf(count) else int(count),
+        "valid_share": share,
+        "is_exact": exact,
+        "valid_points": round(share * count) if exact else None,
+    }
+
+
+def _examples(spec: SearchSpec) -> list[dict[str, Any]]:
+    space = spec.search_space
+    rng = np.random.default_rng(spec.sampler.seed)
+    examples: dict[str, dict[str, Any]] = {}
+    for _ in range(4 * NUM_EXAMPLES):
+        params = space.sample(rng)
+        examples.setdefault(space.key(params), _example(spec, params))
+        if len(examples) == NUM_EXAMPLES:
+            break
+    return list(examples.values())
+
+
+def _example(spec: SearchSpec, params: dict[str, Any]) -> dict[str, Any]:
+    config = spec.trial_config(params)
+    images = training_images(config.data)
+    epoch_s = None if images is None else predict_epoch_s(config, images)
+    return {
+        "params": params,
+        "params_m": parameter_count(config.model) / 1e6,
+        "macs_g": total_macs(config.model) / 1e9,
+        "cpu_epoch_s": epoch_s,
+        "cpu_trial_s": None if epoch_s is None else epoch_s * config.train.total_epochs,
+    }
+
+
+def _notes(spec: SearchSpec, size: dict[str, Any]) -> list[str]:
+    notes = []
+    points, trials = size["valid_points"], spec.budget.trials
+    if points is not None and points < trials:
+        notes.append(
+            f"only {points} valid points for {trials} trials: the search ends when all ran"
+        )
+    if size["valid_share"] < _LOW_SHARE:
+        notes.append("fewer than 1 % of the combinations are valid: narrow the domains if you can")
+    if spec.sampler.name == "grid" and size["combinations"] is None:
+        notes.append("a grid lists finite spaces only: with a continuous domain it draws at random")
+    epochs = spec.base_config.train.total_epochs
+    searched = {"train.epochs", "train.cooldown_epochs"} & set(spec.search_space.keys)
+    if spec.stopping.name == "asha" and not searched and spec.stopping.grace_epochs >= epochs:
+        notes.append(
+            f"no trial will be stopped early: grace_epochs {spec.stopping.grace_epochs} "
+            f"covers all {epochs} epochs"
+        )
+    notes.append("CPU seconds are rough estimates, good to a factor of two")
+    return notes

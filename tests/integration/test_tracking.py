@@ -1,0 +1,401 @@
+"""The tracker against real stores: MLflow's SQLite store and an MLflow server."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from search.tracking import (
+    Tracker,
+    TrackerConfig,
+    TrackingError,
+    default_uri,
+    resolve_uri,
+    sync,
+    ui_command,
+    ui_environment,
+)
+from trainables.errors import InputError
+
+DEADLINE_S = 40.0
+METRICS = ("val_top1", "energy_mj", "train_loss")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        pause.wait(0.05)
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database: making one takes seconds, copying it does not."""
+    folder = tmp_path_factory.mktemp("empty")
+    tracker = Tracker(TrackerConfig(default_uri(folder), "other", "other", "0", folder / "spool"))
+    tracker.start()
+    assert tracker.close(DEADLINE_S)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def config(tmp_path: Path, empty_store: Path) -> TrackerConfig:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return TrackerConfig(default_uri(tmp_path), "statten", "tiny", "id-1", tmp_path / "tiny/spool")
+
+
+@dataclass
+class Rows:
+    """What the database holds, read without MLflow."""
+
+    database: Path
+
+    def __call__(self, query: str) -> list[tuple[object, ...]]:
+        with sqlite3.connect(self.database, timeout=20) as connection:
+            rows = connection.execute(query).fetchall()
+        connection.close()
+        return rows
+
+    def runs(self, search: str = "id-1") -> dict[str, tuple[str, int, int | None]]:
+        rows = self(
+            "select r.name, r.status, r.start_time, r.end_time from runs r join tags t on "
+            "t.run_uuid = r.run_uuid where t.key = 'spiketune.search_id' and "
+            f"t.value = '{search}'"
+        )
+        assert len({row[0] for row in rows}) == len(rows), "a run was made twice"
+        return {str(name): rest for name, *rest in ((r[0], *r[1:]) for r in rows)}  # type: ignore[misc]
+
+    def tags(self, name: str) -> dict[str, str]:
+        return dict(
+            self(
+                "select t.key, t.value from tags t join runs r on r.run_uuid = t.run_uuid "
+                f"where r.name = '{name}'"
+            )
+        )  # type: ignore[arg-type]
+
+    def params(self) -> dict[str, str]:
+        return dict(self("select key, value from params"))  # type: ignore[arg-type]
+
+    def points(self) -> list[tuple[object, ...]]:
+        return self(
+            "select r.name, m.key, m.step, m.timestamp, m.value from metrics m "
+            "join runs r on r.run_uuid = m.run_uuid order by 1, 2, 3, 4"
+        )
+
+
+def epoch_metrics(number: int, epoch: int) -> dict[str, float]:
+    return {name: number + epoch / 3 + i for i, name in enumerate(METRICS)}
+
+
+def report(tracker: Tracker, numbers: range, epochs: int = 3) -> None:
+    tracker.search_started({"budget.trials": 4}, {"spiketune.version": "0"}, {"search.yaml": "a"})
+    for number in numbers:
+        tracker.trial_started(
+            number,
+            {"train.lr": 1e-4, "model.depth": 2},
+            {"spiketune.config_hash": "ab"},
+            {"model": {"depth": 2}},
+            1000.0,
+        )
+        for epoch in range(1, epochs + 1):
+            tracker.trial_epoch(number, epoch, epoch_metrics(number, epoch), 1000.0 + epoch)
+
+
+def expected_points(numbers: range, epochs: int = 3) -> list[tuple[object, ...]]:
+    return sorted(
+        (f"{number:05d}", key, epoch, 1000_000 + 1000 * epoch, value)
+        for number in numbers
+        for epoch in range(1, epochs + 1)
+        for key, value in epoch_metrics(number, epoch).items()
+    )
+
+
+def test_runs_parameters_metrics_and_states(
+    config: TrackerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "999")
+    rates = tmp_path / "rates.json"
+    rates.write_text("{}")
+    tracker, rows = Tracker(config), Rows(tmp_path / "mlflow.db")
+    tracker.start()
+    report(tracker, range(3))
+    tracker.trial_epoch(0, 3, epoch_metrics(0, 99), 2000.0)
+    tracker.trial_epoch(2, 4, {"val_top1": float("nan"), "energy_mj": 1.0}, 1004.0)
+    tracker.trial_ended(0, "finished", "completed", 1010.0, {"firing/rates.json": rates})
+    tracker.trial_ended(1, "stopped", "asha", 1011.0, {"gone.json": tmp_path / "gone.json"})
+    tracker.trial_ended(2, "failed", "nan_loss http://me:canary@host/x", 1012.0)
+    tracker.search_ended("FINISHED", {"hypervolume": 2.5}, {"report.html": "<p>"}, 1020.0)
+    assert tracker.close(DEADLINE_S)
+
+    runs = rows.runs()
+    assert {name: (run[0], run[2]) for name, run in runs.items()} == {
+        "tiny": ("FINISHED", 1020_000),
+        "00000": ("FINISHED", 1010_000),
+        "00001": ("FINISHED", 1011_000),
+        "00002": ("FAILED", 1012_000),
+    }
+    assert runs["00001"][1] == 1000_000
+    assert [p for p in rows.points() if p[0] in ("00000", "00001")] == expected_points(range(2))
+    assert ("00002", "energy_mj", 4, 1004_000, 1.0) in rows.points()
+    assert rows.tags("00002")["spiketune.nonfinite"] == "epoch 4: val_top1"
+    stopped = rows.tags("00001")
+    assert stopped["mlflow.parentRunId"] == tracker.run_id(None)
+    assert (stopped["spiketune.state"], stopped["spiketune.reason"]) == ("stopped", "asha")
+    assert stopped["spiketune.config_hash"] == "ab"
+    params = rows.params()
+    assert params == {"train.lr": "0.0001", "model.depth": "2", "budget.trials": "4"}
+    artifacts = tmp_path / "mlartifacts" / (tracker.run_id(0) or "") / "artifacts"
+    assert (artifacts / "firing/rates.json").read_text() == "{}"
+    assert json.loads((artifacts / "config.json").read_text()) == {"model": {"depth": 2}}
+    assert tracker.rejected == 1, "the missing artifact, and nothing else"
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in files if b"canary" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("lost", ["acked.json", "acked.json runs.json"])
+def test_a_crash_between_sending_and_acknowledging_changes_nothing(
+    config: TrackerConfig, tmp_path: Path, lost: str
+) -> None:
+    tracker, rows = Tracker(config), Rows(tmp_path / "mlflow.db")
+    tracker.start()
+    report(tracker, range(2))
+    assert tracker.close(DEADLINE_S)
+    for name in lost.split():
+        (config.spool_dir / name).unlink()
+    assert sync(config, DEADLINE_S) == 0
+    assert rows.points() == expected_points(range(2))
+    assert sorted(rows.runs()) == ["00000", "00001", "tiny"]
+
+
+def test_a_resumed_driver_may_report_everything_again(
+    config: TrackerConfig, tmp_path: Path
+) -> None:
+    rows = Rows(tmp_path / "mlflow.db")
+    first = Tracker(config)
+    first.start()
+    report(first, range(2), epochs=2)
+    first.search_ended("KILLED", {}, {}, 1500.0)
+    assert first.close(DEADLINE_S)
+    assert {run[0] for run in rows.runs().values()} == {"KILLED"}
+
+    with (config.spool_dir / "events.jsonl").open("ab") as spool:
+        spool.write(b'{"crc":"00000000","event":{"seq"')
+    second = Tracker(config)
+    second.start()
+    report(second, range(2), epochs=3)
+    second.trial_reopened(0, 2, 1600.0)
+    assert second.flush(DEADLINE_S)
+    assert {name: run[0] for name, run in rows.runs().items()} == {
+        "tiny": "RUNNING",
+        "00000": "RUNNING",
+        "00001": "KILLED",
+    }
+    assert rows.tags("00000")["spiketune.attempt"] == "2"
+    assert rows.points() == expected_points(range(2))
+    assert second.run_id(0) == first.run_id(0)
+    assert second.close(DEADLINE_S)
+
+
+def test_a_refused_value_does_not_hold_up_the_others(
+    config: TrackerConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker, rows = Tracker(config), Rows(tmp_path / "mlflow.db")
+    tracker.start()
+    tracker.trial_started(0, {"a": 1, "b": 1}, {}, {}, 1.0)
+    tracker.trial_started(0, {"a": 2, "b": 1, "c": "x" * 9000}, {}, {}, 1.0)
+    tracker.trial_epoch(0, 1, {"bad\nname": 1.0, "val_top1": 2.0}, 1.0)
+    assert tracker.close(DEADLINE_S)
+    params = rows.params()
+    assert (params["a"], params["b"], len(params["c"])) == ("1", "1", 6000)
+    assert [point[1:3] for point in rows.points()] == [("val_top1", 1)]
+    assert tracker.rejected == 2
+    assert caplog.text.count("for good") == 2
+
+
+@pytest.mark.parametrize("how", ["another database", "run gone"])
+def test_a_store_that_has_not_got_the_search_gets_it_all_again(
+    config: TrackerConfig, tmp_path: Path, empty_store: Path, how: str
+) -> None:
+    tracker = Tracker(config)
+    tracker.start()
+    report(tracker, range(1))
+    assert tracker.close(DEADLINE_S)
+    rows = Rows(tmp_path / "mlflow.db")
+    if how == "another database":
+        rows = Rows(tmp_path / "new.db")
+        shutil.copy(empty_store, rows.database)
+        config = replace(config, uri=f"sqlite:///{rows.database}")
+    else:
+        rows("delete from metrics")
+        rows("update tags set value = 'gone' where key = 'spiketune.search_id'")
+    assert sync(config, DEADLINE_S) == 0
+    assert rows.points() == expected_points(range(1))
+    assert sorted(rows.runs()) == ["00000", "tiny"]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """An MLflow server that can be frozen, killed and started again on its port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.database = folder / "mlflow.db"
+        self._log = (folder / "server.log").open("ab")
+        self.start()
+
+    def start(self) -> None:
+        store = f"sqlite:///{self.database}"
+        self._process = subprocess.Popen(
+            ui_command(store, self.port),
+            env=ui_environment(store),
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+        wait_until(self._healthy)
+
+    def _healthy(self) -> bool:
+        assert self._process.poll() is None, "the server ended"
+        try:
+            urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
+        except OSError:
+            return False
+        return True
+
+    def signal(self, number: signal.Signals) -> None:
+        os.killpg(self._process.pid, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self.kill()
+        self._log.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    server = Server(folder)
+    yield server
+    server.close()
+
+
+def test_a_server_that_hangs_and_then_dies_gets_everything_once(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    config = TrackerConfig(server.uri, "statten", "remote", "id-1", tmp_path / "remote/spool")
+    tracker, rows = Tracker(config), Rows(server.database)
+    tracker.start()
+    report(tracker, range(1))
+    assert tracker.flush(DEADLINE_S)
+
+    server.signal(signal.SIGSTOP)
+    report(tracker, range(1, 3))
+    wait_until(lambda: "does not take events" in caplog.text)
+    assert tracker.pending > 0
+    # What it had received it applies now, after its answer was given up: the uncertain case.
+    server.signal(signal.SIGCONT)
+    assert tracker.flush(DEADLINE_S)
+    assert rows.points() == expected_points(range(3))
+
+    server.kill()
+    report(tracker, range(3, 5))
+    assert not tracker.flush(0.2)
+    tracker.search_ended("FINISHED", {}, {"report.html": "<p>"}, 3000.0)
+    assert not tracker.close(1.0)
+    with pytest.raises(TrackingError, match=str(server.port)):
+        Tracker(config).start()
+    server.start()
+    assert sync(config, DEADLINE_S) == 0
+    assert rows.points() == expected_points(range(5))
+    assert sorted(rows.runs()) == [*(f"{n:05d}" for n in range(5)), "remote"]
+    assert rows.runs()["remote"][0] == "FINISHED"
+    assert caplog.text.count("does not take events") == 2, "one warning an outage"
+    stored = (server.database.parent / "mlartifacts").rglob("*")
+    assert {"report.html", "search.yaml", "config.json"} <= {path.name for path in stored}
+
+
+def test_the_pages_show_what_the_embedded_store_has_and_only_to_this_machine(
+    server: Server, tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{server.database}"
+    tracker = Tracker(TrackerConfig(uri, "embedded", "local", "id-2", tmp_path / "spool"))
+    tracker.start()
+    tracker.search_started({}, {}, {"search.yaml": "name: tiny"})
+    assert tracker.close(DEADLINE_S)
+    address = f"{server.uri}/get-artifact?path=search.yaml&run_uuid={tracker.run_id(None)}"
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        assert answer.read() == b"name: tiny"
+    evil = urllib.request.Request(
+        f"{server.uri}/ajax-api/2.0/mlflow/experiments/search", headers={"Host": "10.evil.com"}
+    )
+    with pytest.raises(OSError, match="403") as refused:
+        urllib.request.urlopen(evil, timeout=20)
+    refused.value.close()  # type: ignore[attr-defined]
+
+
+def test_a_required_store_that_is_away_is_a_clear_error_in_seconds(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and never answers
+        address = f"http://me:canary@127.0.0.1:{silent.getsockname()[1]}"
+        config = TrackerConfig(address, "statten", "tiny", "id-1", tmp_path / "spool")
+        started = time.monotonic()
+        with pytest.raises(TrackingError, match=r"http://\*\*\*@127\.0\.0\.1") as error:
+            Tracker(config).start()
+        assert time.monotonic() - started < 5.0
+    assert "canary" not in str(error.value)
+    assert "tracking.required" in str(error.value)
+
+
+def test_a_store_that_is_not_required_gets_the_events_later(
+    config: TrackerConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = replace(config, uri=f"http://127.0.0.1:{free_port()}", required=False)
+    tracker = Tracker(away)
+    tracker.start()
+    report(tracker, range(1))
+    assert not tracker.close(0.2)
+    assert tracker.pending == 5
+    assert "must answer" in caplog.text
+    assert sync(config, DEADLINE_S) == 0
+    assert Rows(tmp_path / "mlflow.db").points() == expected_points(range(1))
+
+
+def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_uri(None, tmp_path) == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert resolve_uri("http://host:5000", tmp_path) == "http://host:5000"
+    monkeypatch.setenv("SOMEWHERE", "postgresql://u:p@host/db")
+    assert resolve_uri("env:SOMEWHERE", tmp_path) == "postgresql://u:p@host/db"
+    monkeypatch.delenv("SOMEWHERE")
+    with pytest.raises(InputError, match="SOMEWHERE is not set"):
+        resolve_uri("env:SOMEWHERE", tmp_path)
+    assert not [word for word in ui_command("postgresql://u:p@host/db", 5000) if "u:p" in word]
+    with pytest.raises(InputError, match=r"open http://\*\*\*@host"):
+        ui_command("http://u:p@host", 5000)

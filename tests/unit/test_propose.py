@@ -1,0 +1,124 @@
+"""Proposals: valid, distinct, a pure function of seed and results."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from records import record
+
+from search.propose import PROPOSERS, Params, make_proposer
+from search.records import TrialRecord
+from spaces import SearchSpec, load_search_space
+
+TEN_PERCENT_VALID = """
+name: sparse
+recipe: digits
+space:
+  model.timesteps: {int: [1, 16]}
+  model.depth: {int: [1, 4]}
+  model.width: {choice: [8, 16, 24, 32, 40, 48, 56, 64]}
+  model.heads: {choice: [1, 2, 4, 8]}
+  model.attention: {choice: [statten, sdt, ssa]}
+  model.block_size: {int: [1, 8], when: {model.attention: statten}}
+constraints: ["model.timesteps * model.depth <= 6", "model.width >= 8 * model.depth"]
+sampler: {name: tpe, seed: 5}
+budget: {trials: 60}
+"""
+TINY = """
+name: tiny
+recipe: digits
+space:
+  model.timesteps: {choice: [2, 4]}
+  model.width: {choice: [16, 32, 64]}
+sampler: {name: tpe, seed: 1}
+budget: {trials: 60}
+"""
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> SearchSpec:
+    path = tmp_path / "space.yaml"
+    path.write_text(text)
+    return load_search_space(path, overrides)
+
+
+def quality(params: Params) -> float:
+    """Any deterministic function of the parameters with a clear best."""
+    return float(params["model.width"]) - 10.0 * abs(params["model.timesteps"] - 4)
+
+
+def propose_all(spec: SearchSpec, trials: int) -> list[TrialRecord]:
+    """Run a search one trial at a time; every trial reports its quality at once."""
+    proposer = make_proposer(spec, (2,))
+    records: list[TrialRecord] = []
+    for number in range(trials):
+        params = proposer.propose(records)
+        if params is None:
+            break
+        values = [quality(params)] * 8
+        records.append(record(number, values, state="finished", params=params))
+    return records
+
+
+@pytest.mark.parametrize("sampler", sorted(PROPOSERS))
+def test_every_sampler_proposes_valid_distinct_points_of_a_sparse_space(
+    tmp_path: Path, sampler: str
+) -> None:
+    spec = load(tmp_path, TEN_PERCENT_VALID, f"sampler.name={sampler}")
+    space = spec.search_space
+    assert space.valid_share(np.random.default_rng(0)) < 0.2
+    records = propose_all(spec, 60)
+    assert len(records) == 60
+    assert len({space.key(r.params) for r in records}) == 60
+    for known in records:
+        assert not space.problems(known.params)
+        spec.trial_config(known.params)  # pydantic's own opinion
+
+
+@pytest.mark.parametrize("sampler", sorted(PROPOSERS))
+def test_every_sampler_ends_when_the_space_is_exhausted(tmp_path: Path, sampler: str) -> None:
+    spec = load(tmp_path, TINY, f"sampler.name={sampler}")
+    records = propose_all(spec, 60)
+    assert len(records) == 6
+    assert len({spec.search_space.key(r.params) for r in records}) == 6
+
+
+@pytest.mark.parametrize("sampler", sorted(PROPOSERS))
+def test_the_same_seed_proposes_the_same_wherever_it_is_interrupted(
+    tmp_path: Path, sampler: str
+) -> None:
+    spec = load(tmp_path, TEN_PERCENT_VALID, f"sampler.name={sampler}")
+    history = propose_all(spec, 30)
+    for cut in (1, 7, 19, 29):
+        fresh = make_proposer(spec, (2,))  # as a new process would build it
+        assert fresh.propose(history[:cut]) == history[cut].params
+    other = load(tmp_path, TEN_PERCENT_VALID, f"sampler.name={sampler}", "sampler.seed=6")
+    assert [r.params for r in propose_all(other, 10)] != [r.params for r in history[:10]]
+
+
+def test_tpe_prefers_what_did_well(tmp_path: Path) -> None:
+    means = {}
+    for name in ("tpe", "random"):
+        spec = load(tmp_path, TEN_PERCENT_VALID, f"sampler.name={name}")
+        late: list[float] = []
+        for seed in range(4):
+            seeded: Any = spec.model_copy(
+                update={"sampler": spec.sampler.model_copy(update={"seed": seed})}
+            )
+            late += [quality(r.params) for r in propose_all(seeded, 45)[25:]]
+        means[name] = sum(late) / len(late)
+    assert means["tpe"] > means["random"] + 5.0
+
+
+def test_tpe_models_one_rung_and_ignores_lower_ones(tmp_path: Path) -> None:
+    spec = load(tmp_path, TEN_PERCENT_VALID)
+    proposer = make_proposer(spec, (2,))
+    ended = propose_all(spec, 15)
+    young = [
+        record(15 + i, [1000.0], params={**r.params, "model.depth": 1}) for i, r in enumerate(ended)
+    ]
+    changed = [
+        record(15 + i, [-1000.0], params={**r.params, "model.depth": 1})
+        for i, r in enumerate(ended)
+    ]
+    assert proposer.propose([*ended, *young]) == proposer.propose([*ended, *changed])

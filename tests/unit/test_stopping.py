@@ -1,0 +1,84 @@
+"""Stopping rules as pure functions of records."""
+
+import math
+import random
+
+import pytest
+from records import record
+
+from search.stopping import Asha, NeverStop, health
+
+RULE = Asha("val_top1", maximise=True, grace_epochs=1, reduction_factor=3, max_epochs=27)
+
+
+def test_rungs_lie_below_the_full_budget() -> None:
+    assert RULE.rungs == (1, 3, 9)
+    assert Asha("val_top1", True, 2, 2, 8).rungs == (2, 4)
+    assert Asha("val_top1", True, 8, 2, 8).rungs == ()
+
+
+def test_between_rungs_every_trial_goes_on() -> None:
+    poor, good = record(0, [1.0, 1.0]), record(1, [90.0, 90.0])
+    assert not RULE.decide([poor, good], poor).stop
+
+
+@pytest.mark.parametrize("maximise", [True, False])
+def test_a_third_goes_on_whatever_the_order(maximise: bool) -> None:
+    rule = Asha("val_top1", maximise, 1, 3, 27)
+    values = list(range(30))
+    random.Random(3).shuffle(values)
+    records = [record(i, [float(v)]) for i, v in enumerate(values)]
+    kept = {values[r.number] for r in records if not rule.decide(records, r).stop}
+    assert kept == (set(range(20, 30)) if maximise else set(range(10)))
+
+
+def test_ties_do_not_keep_each_other_alive() -> None:
+    dead = [record(i, [10.0]) for i in range(9)]
+    assert [r.number for r in dead if not RULE.decide(dead, r).stop] == [0, 1, 2]
+
+
+def test_nan_ranks_last_and_none_is_never_kept_for_it() -> None:
+    records = [record(0, [math.nan]), record(1, [5.0]), record(2, [4.0])]
+    assert RULE.decide(records, records[0]).stop
+    assert not RULE.decide(records, records[1]).stop
+
+
+def test_decisions_do_not_depend_on_trials_that_have_not_come_so_far() -> None:
+    behind = [record(i, [99.0, 99.0]) for i in range(10, 20)]
+    at_rung = [record(i, [10.0, 20.0, float(i)]) for i in range(3)]
+    assert not RULE.decide([*at_rung, *behind], at_rung[2]).stop
+
+
+def test_never_stop_never_stops() -> None:
+    trial = record(0, [0.0])
+    assert not NeverStop().decide([trial], trial).stop
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reason"),
+    [
+        ({"val_top1": math.nan}, "nan_val_top1"),
+        ({"val_top1": 5.0, "train_loss": math.inf}, "nan_train_loss"),
+        ({"train_loss": 1.0}, "missing_val_top1"),
+    ],
+)
+def test_what_leads_nowhere_fails(metrics: dict[str, float], reason: str) -> None:
+    trial = record(0, [0.0], extra_metrics=metrics, drop_default="val_top1" not in metrics)
+    decision = health(trial, "val_top1")
+    assert decision.stop
+    assert decision.failed
+    assert decision.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("rates", "epochs", "reason"),
+    [
+        ({"a": 0.0, "b": 0.0}, 2, "silent_network"),
+        ({"a": 0.0, "b": 0.0}, 1, ""),
+        ({"a": 1.0, "b": 1.0}, 2, "saturated_network"),
+        ({"a": 0.0, "b": 0.3}, 2, ""),
+    ],
+)
+def test_dead_networks_end(rates: dict[str, float], epochs: int, reason: str) -> None:
+    trial = record(0, [10.0] * epochs, layer_rates=rates)
+    assert health(trial, "val_top1").reason == reason

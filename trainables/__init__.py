@@ -1,0 +1,1 @@
+"""One trial: what a configuration is, and training it."""

@@ -1,0 +1,184 @@
+"""Checkpoints: one safetensors file an epoch, atomic, checksummed, with config and versions inside.
+
+Layout of a trial's folder: `epoch-0003.safetensors` (the last two) and `best.safetensors`. Tensors
+are named `model/<state-dict key>`, `optimizer/<index>/<slot>`; everything else is JSON in the
+header. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as serialise_tensors
+
+from trainables.config import TrialConfig
+from trainables.errors import CheckpointError
+from trainables.files import write_atomically
+
+SUFFIX = ".safetensors"
+BEST = f"best{SUFFIX}"
+KEEP_LAST = 2
+HEADER_LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved after an epoch.
+
+    Attributes:
+        config: the trial's configuration.
+        epoch: epochs finished.
+        model: state dict.
+        optimizer: optimiser state dict, or None in an exported file.
+        metrics: the epoch's reported metrics.
+        versions: package versions that made it.
+    """
+
+    config: TrialConfig
+    epoch: int
+    model: Mapping[str, torch.Tensor]
+    optimizer: Mapping[str, Any] | None
+    metrics: Mapping[str, float]
+    versions: Mapping[str, str]
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a trial's numbers."""
+    names = ("spiketune", "torch", "spikingjelly", "numpy", "timm")
+    return {name: version(name) for name in names}
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint so that a reader sees the old file or the whole new one.
+
+    Raises:
+        OSError: the disk is full or read-only; an earlier file of that name is intact.
+    """
+    tensors, optimizer = _tensors(checkpoint)
+    meta = {
+        "config": checkpoint.config.model_dump(mode="json"),
+        "epoch": checkpoint.epoch,
+        "optimizer": optimizer,
+        "metrics": dict(checkpoint.metrics),
+        "versions": dict(checkpoint.versions),
+    }
+    text = json.dumps(meta, sort_keys=True)
+    digest = _digest(tensors, text)
+    write_atomically(path, serialise_tensors(tensors, {"spiketune": text, "sha256": digest}))
+
+
+def load(path: Path, device: str = "cpu") -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing, truncated, altered or not ours.
+    """
+    try:
+        raw = path.read_bytes()
+        tensors = parse_tensors(raw)
+        length = int.from_bytes(raw[:HEADER_LENGTH_BYTES], "little")
+        header = json.loads(raw[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + length])
+        text, digest = header["__metadata__"]["spiketune"], header["__metadata__"]["sha256"]
+        if digest != _digest(tensors, text):
+            raise CheckpointError(f"{path}: the checksum does not match; the file was altered")
+        meta = json.loads(text)
+        return _checkpoint(meta, {name: x.to(device) for name, x in tensors.items()})
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such checkpoint") from error
+    except (OSError, SafetensorError, ValidationError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
+
+
+def epoch_path(folder: Path, epoch: int) -> Path:
+    """File of an epoch's checkpoint."""
+    return folder / f"epoch-{epoch:04d}{SUFFIX}"
+
+
+def last_good(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint of a trial's folder that verifies; None when there is none.
+
+    A damaged one is passed over, so a trial falls back to the epoch before.
+    """
+    for path in sorted(folder.glob(f"epoch-*{SUFFIX}"), reverse=True):
+        try:
+            return load(path)
+        except CheckpointError:
+            continue
+    return None
+
+
+def best_top1(folder: Path) -> float:
+    """Validation top-1 (%) of the best checkpoint so far; -1 when there is none that verifies."""
+    try:
+        return load(folder / BEST).metrics["val_top1"]
+    except (CheckpointError, KeyError):
+        return -1.0
+
+
+def mark_best(path: Path) -> None:
+    """Make an epoch's file the best one as well, without writing it twice."""
+    temporary = path.with_name(f".{BEST}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    os.link(path, temporary)
+    temporary.replace(path.with_name(BEST))
+
+
+def prune(folder: Path, keep: int = KEEP_LAST) -> None:
+    """Delete all but the last `keep` epochs' files; the best one is never touched."""
+    for path in sorted(folder.glob(f"epoch-*{SUFFIX}"), reverse=True)[keep:]:
+        path.unlink(missing_ok=True)
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _tensors(checkpoint: Checkpoint) -> tuple[dict[str, torch.Tensor], Any]:
+    tensors = {f"model/{k}": v.detach().cpu().contiguous() for k, v in checkpoint.model.items()}
+    if checkpoint.optimizer is None:
+        return tensors, None
+    slots: dict[str, dict[str, Any]] = {}
+    for index, state in checkpoint.optimizer["state"].items():
+        plain: dict[str, Any] = {}
+        for slot, value in state.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer/{index}/{slot}"] = value.detach().cpu().contiguous()
+            else:
+                plain[slot] = value
+        slots[str(index)] = plain
+    return tensors, {"slots": slots, "param_groups": checkpoint.optimizer["param_groups"]}
+
+
+def _checkpoint(meta: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
+    optimizer: dict[str, Any] | None = None
+    if meta["optimizer"] is not None:
+        state = {int(index): dict(plain) for index, plain in meta["optimizer"]["slots"].items()}
+        for name, value in tensors.items():
+            if name.startswith("optimizer/"):
+                _, index, slot = name.split("/")
+                state[int(index)][slot] = value
+        optimizer = {"state": state, "param_groups": meta["optimizer"]["param_groups"]}
+    return Checkpoint(
+        config=TrialConfig.model_validate(meta["config"]),
+        epoch=meta["epoch"],
+        model={k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")},
+        optimizer=optimizer,
+        metrics=meta["metrics"],
+        versions=meta["versions"],
+    )
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        x = tensors[name]
+        digest.update(f"\0{name}\0{x.dtype}\0{tuple(x.shape)}\0".encode())
+        digest.update(x.reshape(-1).view(torch.uint8).numpy().tobytes() if x.numel() else b"")
+    return digest.hexdigest()

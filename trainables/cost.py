@@ -1,0 +1,179 @@
+"""What a network costs before it is trained: parameters, dense MACs, rough seconds.
+
+Importable without torch. Letters as in the model: D width, r mlp_ratio, N tokens, T timesteps.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from trainables.config import DataConfig, ModelConfig, TrialConfig
+from trainables.data_cards import CARDS
+
+_NEURON_LAYERS_EMBEDDING = 4
+_NEURON_LAYERS_BLOCK = 7  # shortcut, q, k, v, one of the attention, fc1, fc2
+_NEURON_LAYERS_HEAD = 1
+
+# Fitted on two CPU cores to 16x16 images in batches of 32: width 64, T 4 takes 1.1 s an epoch of
+# 1,078 images, width 128 2.5 s, width 32 at T 2 0.5 s. Good to a factor of two, for orientation.
+_CPU_MACS_PER_S = 1.13e11
+_STEP_OVERHEAD_S = 8e-3
+_LAYER_TIMESTEP_OVERHEAD_S = 2.3e-4
+
+Model = ModelConfig | Mapping[str, Any]
+
+
+def parameter_count(model: Model) -> int:
+    """Trainable and stored parameters of a network, the unused talking-heads weights included.
+
+    Args:
+        model: a ModelConfig or a mapping of its fields by name.
+    """
+    get = _getter(model)
+    return _parameters(
+        get("depth"),
+        get("width"),
+        get("heads"),
+        get("mlp_ratio"),
+        get("in_channels"),
+        get("num_classes"),
+        get("neuron"),
+    )
+
+
+@lru_cache(maxsize=65_536)
+def _parameters(
+    depth: int,
+    width: int,
+    heads: int,
+    mlp_ratio: int,
+    in_channels: int,
+    num_classes: int,
+    neuron: str,
+) -> int:
+    stages = (in_channels, width // 8, width // 4, width // 2, width, width)
+    embedding = sum(
+        9 * stages[i] * stages[i + 1] + 2 * stages[i + 1] for i in range(len(stages) - 1)
+    )
+    hidden = width * mlp_ratio
+    attention = 4 * width * width + width + 4 * 2 * width + heads * heads
+    mlp = 2 * width * hidden + hidden + width + 2 * hidden + 2 * width
+    total = embedding + depth * (attention + mlp) + width * num_classes + num_classes
+    if neuron == "plif":
+        total += _NEURON_LAYERS_EMBEDDING + _NEURON_LAYERS_BLOCK * depth + _NEURON_LAYERS_HEAD
+    return total
+
+
+def macs_per_timestep(model: Model) -> dict[str, int]:
+    """Dense multiply-accumulates of one image in one timestep, by layer.
+
+    Returns:
+        MACs under the state-dict name of each convolution and linear layer, and for each block
+        `attn.kv` and `attn.qkv`, the two products of its attention mode.
+    """
+    get = _getter(model)
+    width, tokens, macs = get("width"), 0, {}
+    size = get("image_size")
+    channels = (get("in_channels"), width // 8, width // 4, width // 2, width)
+    for stage, pools in enumerate(get("pooling")):
+        name = f"patch_embed.proj_conv{stage or ''}"
+        macs[name] = 9 * channels[stage] * channels[stage + 1] * size * size
+        size = (size + 1) // 2 if pools == "1" else size
+    tokens = size * size
+    macs["patch_embed.rpe_conv"] = 9 * width * width * tokens
+    product = _attention_product(get("attention"), width, get("heads"), tokens)
+    for block in range(get("depth")):
+        for layer in ("q_conv", "k_conv", "v_conv"):
+            macs[f"block.{block}.attn.{layer}"] = width * width * tokens
+        macs[f"block.{block}.attn.kv"] = product
+        macs[f"block.{block}.attn.qkv"] = product
+        macs[f"block.{block}.attn.proj_conv"] = width * width * tokens
+        for layer in ("fc1_conv", "fc2_conv"):
+            macs[f"block.{block}.mlp.{layer}"] = width * width * get("mlp_ratio") * tokens
+    macs["head"] = width * get("num_classes")
+    return macs
+
+
+def _attention_product(attention: str, width: int, heads: int, tokens: int) -> int:
+    # One of two products: k^T v and q A for statten, k*v and q*kv for sdt, q k^T and A v for ssa.
+    per_token = {"statten": width // heads, "sdt": 1, "ssa": tokens}[attention]
+    return tokens * width * per_token
+
+
+def total_macs(model: Model) -> int:
+    """Dense MACs of one image over all timesteps: `macs_g` of constraints is this in 1e9.
+
+    Same as `timesteps * sum(macs_per_timestep(model).values())`, without building the names.
+    """
+    get = _getter(model)
+    return _total_macs(
+        get("timesteps"),
+        get("depth"),
+        get("width"),
+        get("heads"),
+        get("attention"),
+        get("mlp_ratio"),
+        get("pooling"),
+        get("image_size"),
+        get("in_channels"),
+        get("num_classes"),
+    )
+
+
+@lru_cache(maxsize=65_536)
+def _total_macs(
+    timesteps: int,
+    depth: int,
+    width: int,
+    heads: int,
+    attention: str,
+    mlp_ratio: int,
+    pooling: str,
+    image_size: int,
+    in_channels: int,
+    num_classes: int,
+) -> int:
+    one = {
+        "depth": 1,
+        "width": width,
+        "heads": heads,
+        "attention": attention,
+        "mlp_ratio": mlp_ratio,
+        "pooling": pooling,
+        "image_size": image_size,
+        "in_channels": in_channels,
+        "num_classes": num_classes,
+    }
+    layers = macs_per_timestep(one)
+    block = sum(macs for name, macs in layers.items() if name.startswith("block."))
+    return timesteps * (sum(layers.values()) + (depth - 1) * block)
+
+
+def training_images(data: DataConfig) -> int:
+    """Images an epoch of the full data set trains on; a subset on disk has fewer."""
+    card = CARDS[data.name]
+    test_frac = data.test_frac if card.test_samples == 0 else 0.0
+    return round(card.train_samples * (1.0 - data.val_frac - test_frac))
+
+
+def predict_epoch_s(config: TrialConfig, num_images: int) -> float:
+    """Roughly predict the seconds one training epoch takes on a CPU.
+
+    Forward and backward are three times the dense MACs at a fixed throughput, plus a fixed cost a
+    step and a cost for each layer and timestep. For orientation only: good to a factor of two.
+
+    Args:
+        config: the trial.
+        num_images: training images an epoch.
+    """
+    model = config.model
+    num_steps = -(-num_images // config.train.batch_size)
+    num_layers = 6 + 6 * model.depth
+    overhead_s = _STEP_OVERHEAD_S + num_layers * model.timesteps * _LAYER_TIMESTEP_OVERHEAD_S
+    return 3 * total_macs(model) * num_images / _CPU_MACS_PER_S + num_steps * overhead_s
+
+
+def _getter(model: Model) -> Any:
+    if isinstance(model, Mapping):
+        return model.__getitem__
+    return lambda name: getattr(model, name)

@@ -1,0 +1,83 @@
+"""The STAtten-SDT network: patch embedding, blocks, head.
+
+Shapes: T timesteps, B batch, C channels, D width, H W image, K classes.
+"""
+
+import torch
+from torch import nn
+
+from trainables.config import ModelConfig
+from trainables.model.block import Block
+from trainables.model.embedding import PatchEmbedding
+from trainables.model.neurons import make_neuron
+
+
+class SpikingTransformer(nn.Module):
+    """Spike-driven transformer with a choice of spike attention.
+
+    Source: Yao et al., NeurIPS 2023; Lee et al., CVPR 2025. Differs from the reference by applying
+    drop path and by PLIF neurons everywhere when asked for. State-dict keys are the reference's.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build and initialise the network of a configuration."""
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbedding(config)
+        rates = torch.linspace(0.0, config.drop_path, config.depth).tolist()
+        self.block = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.head_lif = make_neuron(config.neuron)
+        self.head = nn.Linear(config.width, config.num_classes)
+        self.apply(_init_weights)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits a timestep; averaging over T is the caller's.
+
+        Args:
+            x: images `[B,C,H,W]`, shown at every timestep, or frames `[B,T,C,H,W]`.
+
+        Returns:
+            Logits `[T,B,K]`.
+
+        Raises:
+            ValueError: the shape or the number of timesteps does not fit the configuration.
+        """
+        currents = self.patch_embed(self._frames(x))
+        for block in self.block:
+            currents = block(currents)
+        pooled_TBD = currents.flatten(3).mean(dim=3)
+        return torch.as_tensor(self.head(self.head_lif(pooled_TBD)))
+
+    def _frames(self, x: torch.Tensor) -> torch.Tensor:
+        num_steps = self.config.timesteps
+        if x.dim() == 4 and not self.config.event_data:
+            return x.unsqueeze(0).expand(num_steps, -1, -1, -1, -1)
+        if x.dim() == 5 and x.shape[1] == num_steps:
+            return x.transpose(0, 1)
+        wanted = "[B,T,C,H,W]" if self.config.event_data else "[B,C,H,W] or [B,T,C,H,W]"
+        raise ValueError(
+            f"input must be {wanted} with T={num_steps}, but got shape {tuple(x.shape)}"
+        )
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """Build the network a configuration describes, freshly initialised from torch's global RNG.
+
+    Raises:
+        ValueError: the backbone, attention mode or neuron is unknown.
+    """
+    if config.backbone not in BACKBONES:
+        raise ValueError(
+            f"backbone must be one of {sorted(BACKBONES)}, but got {config.backbone!r}"
+        )
+    return BACKBONES[config.backbone](config)
+
+
+BACKBONES: dict[str, type[nn.Module]] = {"sdt": SpikingTransformer}

@@ -1,0 +1,85 @@
+"""The Tune adapter: four thin hooks over the training loop; the only file here that imports Ray."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from trainables import checkpoint as checkpoints
+from trainables.config import TrialConfig
+from trainables.errors import SpiketuneError, TrialFailedError
+from trainables.loop import TrialRun
+
+
+class SpikingTrial(tune.Trainable):
+    """One trial as Ray Tune sees it: an epoch a step.
+
+    `config` holds `number`, `trial` (a TrialConfig as plain mapping), `folder` (where checkpoints
+    go), `threads` and `code_version`. Checkpoints are ours, written before the epoch is reported,
+    so a lost worker costs at most one epoch and Tune's own checkpointing is not used. A failure
+    that no retry can mend is reported as a result (`failure`, `message`), not raised.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take the assignment; work starts at the first step, where errors can be told apart."""
+        self._assignment = config
+        self._run: TrialRun | None = None
+
+    def step(self) -> dict[str, Any]:
+        """Train and evaluate one epoch, checkpoint it, report it."""
+        try:
+            return self._epoch()
+        except TrialFailedError as error:
+            return _failure(error.reason, str(error))
+        except torch.cuda.OutOfMemoryError as error:
+            return _failure("out_of_memory", str(error))
+        except SpiketuneError as error:
+            return _failure("bad_input", str(error))
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next assignment in the same process: imports and data stay loaded."""
+        self.setup(new_config)
+        return True
+
+    def save_checkpoint(self, _checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing: our checkpoints lie in the search's folder."""
+        return {"number": self._assignment["number"]}
+
+    def load_checkpoint(self, _checkpoint: dict[str, Any] | None) -> None:
+        """Nothing: a restarted trial finds its last good checkpoint itself."""
+
+    def cleanup(self) -> None:
+        """Let go of the network before the worker is reused or ends."""
+        self._run = None
+
+    def _epoch(self) -> dict[str, Any]:
+        start = time.perf_counter()
+        run = self._open()
+        opened_s = time.perf_counter() - start
+        if run.done:  # finished before the worker was lost, but after the checkpoint was written
+            return {**run.metrics, "done": True, "opened_s": opened_s}
+        metrics, rates = run.step()
+        run.save(Path(self._assignment["folder"]))
+        return {
+            **metrics,
+            "done": run.done,
+            "opened_s": opened_s,
+            "layer_rates": json.dumps(rates),
+        }
+
+    def _open(self) -> TrialRun:
+        if self._run is None:
+            torch.set_num_threads(max(1, int(self._assignment["threads"])))
+            config = TrialConfig.model_validate(self._assignment["trial"])
+            self._run = TrialRun(config)
+            found = checkpoints.last_good(Path(self._assignment["folder"]))
+            if found is not None:
+                self._run.restore(found)
+        return self._run
+
+
+def _failure(reason: str, message: str) -> dict[str, Any]:
+    return {"failure": reason, "message": message, "done": True}
