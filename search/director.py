@@ -123,7 +123,7 @@ class Director:
             known = self.ledger.record(number)
             self._tracker.trial_epoch(number, epoch, metrics, known.epochs[-1].time_s)
             self._watcher.trial_changed(known)
-        return self._decide(number, done=bool(result.get("done")))
+        return self._decide(number, int(result.get("num_steps", 0)), done=bool(result.get("done")))
 
     def lost(self, number: int) -> None:
         """A trial's worker is gone and the trial starts again from its last checkpoint."""
@@ -158,9 +158,9 @@ class Director:
         }
         return Assignment(record.number, config)
 
-    def _decide(self, number: int, *, done: bool) -> bool:
+    def _decide(self, number: int, num_steps: int, *, done: bool) -> bool:
         record = self.ledger.record(number)
-        decision = health(record, self.spec.stopping_metric)
+        decision = health(record, self.spec.stopping_metric, num_steps)
         if decision.stop:
             self._end(number, "failed" if decision.failed else "stopped", decision.reason)
         elif done:

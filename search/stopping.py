@@ -13,6 +13,8 @@ from search.records import TrialRecord
 
 SILENT = 0.0
 SATURATED = 0.999
+# Batch norm's running variance starts at 1 and keeps 0.9 of itself a step: 0.9^100 < 3e-5.
+SETTLED_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,17 @@ def at_epoch(record: TrialRecord, epoch: int) -> dict[str, float] | None:
     return None
 
 
-def health(current: TrialRecord, metric: str) -> Decision:
+def health(current: TrialRecord, metric: str, num_steps: int) -> Decision:
     """End a trial whose last report can lead nowhere.
 
-    A non-finite loss or objective is `nan`; a network of which some neuron layer never fires, after
-    its second epoch, is `silent` (its batch-norm statistics need the first to settle); one of which
-    every layer always fires is `saturated`.
+    A non-finite loss or objective is `nan`. A network that no longer fires anywhere is `silent`,
+    one whose every layer always fires `saturated`; as running batch-norm statistics silence a young
+    network, one that has never fired is given its first optimisation steps.
+
+    Args:
+        current: the trial, its last epoch reported.
+        metric: what trials are compared by.
+        num_steps: optimisation steps taken so far.
     """
     last = current.last
     for name in (metric, "train_loss", "val_loss"):
@@ -120,7 +127,8 @@ def health(current: TrialRecord, metric: str) -> Decision:
     if metric not in last:
         return Decision(stop=True, reason=f"missing_{metric}", failed=True)
     rates = list(current.extra.get("layer_rates", {}).values())
-    if rates and len(current.epochs) > 1:
+    fired = any(epoch.metrics.get("firing_rate", 0.0) > SILENT for epoch in current.epochs)
+    if rates and (fired or num_steps >= SETTLED_STEPS):
         if max(rates) <= SILENT:
             return Decision(stop=True, reason="silent_network", failed=True)
         if min(rates) >= SATURATED:

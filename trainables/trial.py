@@ -67,6 +67,7 @@ class SpikingTrial(tune.Trainable):
             **metrics,
             "done": run.done,
             "opened_s": opened_s,
+            "num_steps": run.num_steps,
             "layer_rates": json.dumps(rates),
         }
 

@@ -2,20 +2,17 @@
 
 import json
 import logging
-import os
 import shutil
 import signal
 import socket
 import sqlite3
-import subprocess
-import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from mlflow_server import DEADLINE_S, MlflowServer, free_port, wait_until
 
 from search.tracking import (
     Tracker,
@@ -25,30 +22,10 @@ from search.tracking import (
     resolve_uri,
     sync,
     ui_command,
-    ui_environment,
 )
 from trainables.errors import InputError
 
-DEADLINE_S = 40.0
 METRICS = ("val_top1", "energy_mj", "train_loss")
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        pause.wait(0.05)
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database: making one takes seconds, copying it does not."""
-    folder = tmp_path_factory.mktemp("empty")
-    tracker = Tracker(TrackerConfig(default_uri(folder), "other", "other", "0", folder / "spool"))
-    tracker.start()
-    assert tracker.close(DEADLINE_S)
-    return folder / "mlflow.db"
 
 
 @pytest.fixture
@@ -247,115 +224,62 @@ def test_a_store_that_has_not_got_the_search_gets_it_all_again(
     assert sorted(rows.runs()) == ["00000", "tiny"]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-class Server:
-    """An MLflow server that can be frozen, killed and started again on its port."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.database = folder / "mlflow.db"
-        self._log = (folder / "server.log").open("ab")
-        self.start()
-
-    def start(self) -> None:
-        store = f"sqlite:///{self.database}"
-        self._process = subprocess.Popen(
-            ui_command(store, self.port),
-            env=ui_environment(store),
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,
-        )
-        wait_until(self._healthy)
-
-    def _healthy(self) -> bool:
-        assert self._process.poll() is None, "the server ended"
-        try:
-            urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
-        except OSError:
-            return False
-        return True
-
-    def signal(self, number: signal.Signals) -> None:
-        os.killpg(self._process.pid, number)
-
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        self._process.wait()
-
-    def close(self) -> None:
-        if self._process.poll() is None:
-            self.kill()
-        self._log.close()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    server = Server(folder)
-    yield server
-    server.close()
-
-
 def test_a_server_that_hangs_and_then_dies_gets_everything_once(
-    server: Server,
+    mlflow_server: MlflowServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    config = TrackerConfig(server.uri, "statten", "remote", "id-1", tmp_path / "remote/spool")
-    tracker, rows = Tracker(config), Rows(server.database)
+    config = TrackerConfig(
+        mlflow_server.uri, "statten", "remote", "id-1", tmp_path / "remote/spool"
+    )
+    tracker, rows = Tracker(config), Rows(mlflow_server.database)
     tracker.start()
     report(tracker, range(1))
     assert tracker.flush(DEADLINE_S)
 
-    server.signal(signal.SIGSTOP)
+    mlflow_server.signal(signal.SIGSTOP)
     report(tracker, range(1, 3))
     wait_until(lambda: "does not take events" in caplog.text)
     assert tracker.pending > 0
     # What it had received it applies now, after its answer was given up: the uncertain case.
-    server.signal(signal.SIGCONT)
+    mlflow_server.signal(signal.SIGCONT)
     assert tracker.flush(DEADLINE_S)
     assert rows.points() == expected_points(range(3))
 
-    server.kill()
+    mlflow_server.kill()
     report(tracker, range(3, 5))
     assert not tracker.flush(0.2)
     tracker.search_ended("FINISHED", {}, {"report.html": "<p>"}, 3000.0)
     assert not tracker.close(1.0)
-    with pytest.raises(TrackingError, match=str(server.port)):
+    with pytest.raises(TrackingError, match=str(mlflow_server.port)):
         Tracker(config).start()
-    server.start()
+    mlflow_server.start()
     assert sync(config, DEADLINE_S) == 0
     assert rows.points() == expected_points(range(5))
     assert sorted(rows.runs()) == [*(f"{n:05d}" for n in range(5)), "remote"]
     assert rows.runs()["remote"][0] == "FINISHED"
     assert caplog.text.count("does not take events") == 2, "one warning an outage"
-    stored = (server.database.parent / "mlartifacts").rglob("*")
+    stored = (mlflow_server.database.parent / "mlartifacts").rglob("*")
     assert {"report.html", "search.yaml", "config.json"} <= {path.name for path in stored}
 
 
 def test_the_pages_show_what_the_embedded_store_has_and_only_to_this_machine(
-    server: Server, tmp_path: Path
+    mlflow_server: MlflowServer, tmp_path: Path
 ) -> None:
-    uri = f"sqlite:///{server.database}"
+    uri = f"sqlite:///{mlflow_server.database}"
     tracker = Tracker(TrackerConfig(uri, "embedded", "local", "id-2", tmp_path / "spool"))
     tracker.start()
     tracker.search_started({}, {}, {"search.yaml": "name: tiny"})
     assert tracker.close(DEADLINE_S)
-    address = f"{server.uri}/get-artifact?path=search.yaml&run_uuid={tracker.run_id(None)}"
+    address = f"{mlflow_server.uri}/get-artifact?path=search.yaml&run_uuid={tracker.run_id(None)}"
     with urllib.request.urlopen(address, timeout=20) as answer:
         assert answer.read() == b"name: tiny"
     evil = urllib.request.Request(
-        f"{server.uri}/ajax-api/2.0/mlflow/experiments/search", headers={"Host": "10.evil.com"}
+        f"{mlflow_server.uri}/ajax-api/2.0/mlflow/experiments/search",
+        headers={"Host": "10.evil.com"},
     )
     with pytest.raises(OSError, match="403") as refused:
         urllib.request.urlopen(evil, timeout=20)

@@ -64,21 +64,24 @@ def test_never_stop_never_stops() -> None:
 )
 def test_what_leads_nowhere_fails(metrics: dict[str, float], reason: str) -> None:
     trial = record(0, [0.0], extra_metrics=metrics, drop_default="val_top1" not in metrics)
-    decision = health(trial, "val_top1")
+    decision = health(trial, "val_top1", 1000)
     assert decision.stop
     assert decision.failed
     assert decision.reason == reason
 
 
 @pytest.mark.parametrize(
-    ("rates", "epochs", "reason"),
+    ("rates", "fired", "num_steps", "reason"),
     [
-        ({"a": 0.0, "b": 0.0}, 2, "silent_network"),
-        ({"a": 0.0, "b": 0.0}, 1, ""),
-        ({"a": 1.0, "b": 1.0}, 2, "saturated_network"),
-        ({"a": 0.0, "b": 0.3}, 2, ""),
+        ({"a": 0.0, "b": 0.0}, 0.0, 100, "silent_network"),
+        ({"a": 0.0, "b": 0.0}, 0.0, 99, ""),
+        ({"a": 0.0, "b": 0.0}, 0.1, 8, "silent_network"),
+        ({"a": 1.0, "b": 1.0}, 1.0, 8, "saturated_network"),
+        ({"a": 0.0, "b": 0.3}, 0.1, 500, ""),
     ],
 )
-def test_dead_networks_end(rates: dict[str, float], epochs: int, reason: str) -> None:
-    trial = record(0, [10.0] * epochs, layer_rates=rates)
-    assert health(trial, "val_top1").reason == reason
+def test_dead_networks_end(
+    rates: dict[str, float], fired: float, num_steps: int, reason: str
+) -> None:
+    trial = record(0, [10.0] * 2, layer_rates=rates, extra_metrics={"firing_rate": fired})
+    assert health(trial, "val_top1", num_steps).reason == reason

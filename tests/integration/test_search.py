@@ -1,0 +1,314 @@
+"""The main job end to end: real Ray, real training, real MLflow stores, real ledger."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow_server import MlflowServer, free_port
+from tiny_search import environment, running, spiketune, spiketune_json, write_space
+
+from search.records import EpochRecord, TrialRecord
+from search.study import Ledger
+from spaces.schema import Objective
+
+OBJECTIVES = (
+    Objective(metric="val_top1", mode="max"),
+    Objective(metric="energy_mj", mode="min"),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray_folder() -> Iterator[None]:
+    yield
+    shutil.rmtree(environment(Path("/tmp"))["RAY_TMPDIR"], ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a search has run to its end."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = spiketune(folder, "search", str(write_space(folder)))
+    assert "Leaderboard" in done.stdout
+    assert "Pareto set" in done.stdout
+    assert "spiketune train --from tiny:" in done.stdout
+    return folder
+
+
+def records_of(folder: Path, name: str = "tiny") -> list[TrialRecord]:
+    ledger = Ledger.open(f"sqlite:///{folder / 'runs' / name / 'study.db'}", name, OBJECTIVES)
+    records = ledger.records
+    ledger.close()
+    return records
+
+
+def mlflow_runs(uri: str, experiment: str = "tiny") -> tuple[list[Run], list[Run]]:
+    """Parents and children of an experiment."""
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    runs = list(client.search_runs([found.experiment_id]))
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    return parents, [r for r in runs if "mlflow.parentRunId" in r.data.tags]
+
+
+def assert_tracked_exactly(uri: str, records: list[TrialRecord]) -> None:
+    """Every trial has one run with its parameters, every epoch's metrics once, and its state."""
+    client = MlflowClient(uri)
+    parents, children = mlflow_runs(uri)
+    assert len(parents) == 1
+    assert parents[0].info.status == "FINISHED"
+    by_name = {run.info.run_name: run for run in children}
+    assert sorted(by_name) == [r.name for r in records]
+    assert len(children) == len(records)
+    for record in records:
+        run = by_name[record.name]
+        assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+        assert run.data.tags["spiketune.state"] == record.state
+        assert run.info.status == {"failed": "FAILED"}.get(record.state, "FINISHED")
+        assert run.data.params.keys() == record.params.keys()
+        history = client.get_metric_history(run.info.run_id, "val_top1")
+        assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [
+            (e.epoch, e.metrics["val_top1"]) for e in record.epochs
+        ]
+        stamps = {m.step: m.timestamp for m in history}
+        assert stamps == {e.epoch: int(e.time_s * 1000) for e in record.epochs}
+
+
+def test_ledger_mlflow_optuna_and_best_agree(finished: Path) -> None:
+    tree = spiketune_json(finished, "best", "tiny")
+    records = records_of(finished)
+    assert len(records) == 6
+    assert {r.state for r in records} <= {"finished", "stopped"}
+    assert_tracked_exactly(f"sqlite:///{finished / 'runs' / 'mlflow.db'}", records)
+
+    client = MlflowClient(f"sqlite:///{finished / 'runs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    order = ["metrics.val_top1 DESC", "metrics.energy_mj ASC"]
+    (top,) = client.search_runs([experiment.experiment_id], order_by=order, max_results=1)
+    assert top.data.tags["spiketune.trial"] == tree["best"]["name"]
+    assert top.data.metrics["val_top1"] == tree["best"]["metrics"]["val_top1"]
+
+    study = optuna.load_study(
+        study_name="tiny", storage=f"sqlite:///{finished / 'runs' / 'tiny' / 'study.db'}"
+    )
+    assert {t.number for t in study.best_trials} == {row["number"] for row in tree["pareto"]}
+    best = max(study.best_trials, key=lambda t: (t.values[0], -t.values[1]))
+    assert best.number == tree["best"]["number"]
+
+
+def test_early_stopping_followed_its_rule(finished: Path) -> None:
+    records = records_of(finished)
+    assert any(r.state == "stopped" for r in records)
+    for record in records:
+        if record.state == "finished":
+            assert len(record.epochs) == 3
+        else:
+            assert record.reason == f"asha@{len(record.epochs)}"
+
+
+def test_every_result_carries_what_made_it(finished: Path) -> None:
+    folder = finished / "runs" / "tiny"
+    for name in ("search.yaml", "resolved.yaml", "manifest.json", "report.html"):
+        assert (folder / name).stat().st_size > 0
+    for record in records_of(finished):
+        assert record.config["train"]["seed"] == 42
+        assert record.config["model"]["width"] == record.params["model.width"]
+        assert (folder / "trials" / record.name / "best.safetensors").is_file()
+    assert not list(finished.rglob("*.pkl"))
+
+
+def test_a_taken_name_is_refused(finished: Path) -> None:
+    before = (finished / "runs" / "tiny" / "study.db").read_bytes()
+    done = spiketune(finished, "search", "tiny.yaml", code=2)
+    assert "exists already" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (finished / "runs" / "tiny" / "study.db").read_bytes() == before
+
+
+def test_train_from_a_trial_gives_its_numbers_and_evaluates(finished: Path) -> None:
+    tree = spiketune_json(finished, "best", "tiny")
+    number = tree["best"]["number"]
+    spiketune(finished, "train", "--from", f"tiny:{number}", "--out", "again")
+    epochs = tree["best"]["epochs"]
+    checkpoint = f"again/epoch-{3:04d}.safetensors"
+    found = spiketune_json(finished, "evaluate", checkpoint, "--split", "val")
+    if epochs == 3:
+        assert found["val_top1"] == tree["best"]["metrics"]["val_top1"]
+        assert found["energy_mj"] == tree["best"]["metrics"]["energy_mj"]
+    again = spiketune(finished, "train", "--from", f"tiny:{number}", "--out", "again")
+    assert "continuing after epoch 3" in again.stdout
+    test = spiketune_json(finished, "evaluate", checkpoint)
+    assert test["split"] == "test"
+    assert test["samples"] == 360
+
+
+def test_status_lists_searches(finished: Path) -> None:
+    (row,) = spiketune_json(finished, "status")
+    assert row["name"] == "tiny"
+    assert row["trials"] == 6
+    assert row["states"]["running"] == 0
+    unknown = spiketune(finished, "status", "nothing", code=2)
+    assert "no search named 'nothing'" in unknown.stderr
+
+
+def test_the_same_seed_one_at_a_time_proposes_and_measures_the_same(tmp_path: Path) -> None:
+    space = str(write_space(tmp_path))
+    for name in ("one", "two"):
+        serial = ("--set", "resources.concurrent=1", "--name", name)
+        spiketune(tmp_path, "search", space, *serial)
+    one, two = (records_of(tmp_path, name) for name in ("one", "two"))
+    assert [r.config for r in one] == [r.config for r in two]
+    assert [measured(r.epochs) for r in one] == [measured(r.epochs) for r in two]
+
+
+def measured(epochs: tuple[EpochRecord, ...]) -> list[tuple[float, ...]]:
+    names = ("val_top1", "energy_mj", "train_loss")
+    return [tuple(e.metrics[name] for name in names) for e in epochs]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
+)
+def test_a_signal_ends_in_order_and_resume_completes(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    space = str(write_space(tmp_path))
+    slow = ("--set", "trial.train.epochs=40", "--set", "stopping.name=none")
+    with running(tmp_path, "search", space, *slow, "--set", "budget.trials=3") as process:
+        wait_for(lambda: num_epochs(tmp_path) >= 3, process)
+        os.kill(process.pid, number)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == code, output
+    assert "spiketune resume tiny" in output
+    assert "Traceback" not in output
+    uri = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+    parents, children = mlflow_runs(uri)
+    assert {r.info.status for r in (*parents, *children)} == {"KILLED"}
+    before = {r.number: r.epochs for r in records_of(tmp_path)}
+
+    spiketune(tmp_path, "resume", "tiny")
+    records = records_of(tmp_path)
+    assert [r.state for r in records] == ["finished"] * 3
+    assert all(len(r.epochs) == 40 for r in records)
+    for index, epochs in before.items():
+        assert records[index].epochs[: len(epochs)] == epochs
+    assert_tracked_exactly(uri, records)
+
+
+def test_a_killed_worker_costs_an_attempt_not_the_trial(tmp_path: Path) -> None:
+    space = str(write_space(tmp_path))
+    slow = ("--set", "trial.train.epochs=30", "--set", "stopping.name=none")
+    with running(tmp_path, "search", space, *slow, "--set", "budget.trials=2") as process:
+        wait_for(lambda: num_epochs(tmp_path) >= 3, process)
+        os.kill(worker_of(process.pid), signal.SIGKILL)
+        output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    records = records_of(tmp_path)
+    assert [r.state for r in records] == ["finished"] * 2
+    assert sorted(r.attempt for r in records) == [1, 2]
+    assert all([e.epoch for e in r.epochs] == list(range(1, 31)) for r in records)
+    assert_tracked_exactly(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}", records)
+
+
+def test_over_http_on_a_cluster_that_runs(tmp_path: Path, mlflow_server: MlflowServer) -> None:
+    space = str(write_space(tmp_path))
+    with ray_cluster(tmp_path) as address:
+        spiketune(
+            tmp_path,
+            *("search", space, "--address", address),
+            *("--set", f"tracking.uri={mlflow_server.uri}", "--set", "budget.trials=3"),
+        )
+    assert_tracked_exactly(mlflow_server.uri, records_of(tmp_path))
+
+
+@contextmanager
+def ray_cluster(folder: Path) -> Iterator[str]:
+    """A Ray head node in processes of its own, ended by their ids."""
+    ray = shutil.which("ray")
+    assert ray is not None
+    port = free_port()
+    start = [ray, "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1"]
+    process = subprocess.Popen(
+        [*start, "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"],
+        env={**environment(folder), "RAY_AUTH_MODE": "disabled"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "--block" in line or "Ray runtime started" in line:
+                break
+        assert process.poll() is None, "the cluster did not start"
+        yield f"127.0.0.1:{port}"
+    finally:
+        below = descendants(process.pid)
+        process.terminate()
+        for pid in below:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+def num_epochs(folder: Path, name: str = "tiny") -> int:
+    path = folder / "runs" / name / "study.db"
+    if not path.is_file():
+        return 0
+    query = "select count(*) from trial_user_attributes where key like 'epoch:%'"
+    try:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    except sqlite3.OperationalError:
+        return 0
+    try:
+        return int(connection.execute(query).fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0  # the tables are being made
+    finally:
+        connection.close()
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the condition was not met in time"
+        time.sleep(0.05)  # between two looks at another process's file
+
+
+def worker_of(driver: int) -> int:
+    """The process id of a trial worker below a driver."""
+    for entry in descendants(driver):
+        title = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ")
+        if b"ray::" in title and b"SpikingTrial" in title:
+            return entry
+    raise AssertionError("no trial worker runs")
+
+
+def descendants(parent: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields: Any = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found, queue = [], [parent]
+    while queue:
+        below = children.get(queue.pop(), [])
+        found += below
+        queue += below
+    return found

@@ -1,0 +1,92 @@
+"""A search that is real in every part and over in seconds."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SPACE = """
+name: tiny
+recipe: digits
+trial:
+  model.image_size: 8
+  model.heads: 2
+  model.depth: 1
+  train.epochs: 3
+  train.batch_size: 256
+objectives:
+  - {metric: val_top1, mode: max}
+  - {metric: energy_mj, mode: min}
+space:
+  model.timesteps: {choice: [1, 2, 4]}
+  model.width: {choice: [8, 16, 24]}
+  model.attention: {choice: [statten, sdt]}
+  model.block_size: {choice: [1, 2], when: {model.attention: statten}}
+  train.lr: {float: [2.0e-3, 2.0e-2], log: true}
+sampler: {name: tpe, seed: 4}
+stopping: {name: asha, grace_epochs: 1, reduction_factor: 2}
+budget: {trials: 6}
+resources: {cpus: 1, concurrent: 2}
+tracking: {experiment: tiny}
+"""
+
+
+def write_space(folder: Path) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(SPACE)
+    return path
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Our environment with all of Ray's files below a short temporary folder."""
+    ray_folder = Path(f"/tmp/st{os.getpid()}")
+    ray_folder.mkdir(exist_ok=True)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SPIKETUNE_", "MLFLOW_TR"))}
+    return {**kept, "RAY_TMPDIR": str(ray_folder), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-W", "default", "-m", "search.cli", *arguments]
+
+
+def spiketune(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end and expect an exit status."""
+    done = subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def spiketune_json(folder: Path, *arguments: str) -> Any:
+    return json.loads(spiketune(folder, *arguments, "--format", "json").stdout)
+
+
+@contextmanager
+def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Start the command; whatever is left of it at the end is killed with its children."""
+    process = subprocess.Popen(
+        command(*arguments),
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, 9)
+        process.communicate()
