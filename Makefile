@@ -17,7 +17,7 @@ demo: $(STAMP)  ## Search on scikit-learn's digits, ending with leaderboard and 
 	$(BIN)/spiketune status
 
 test: lint  ## Lint, types and every fast test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not slow'
 
 lint: $(STAMP)  ## ruff and strict mypy over the whole tree
 	$(BIN)/ruff check .
@@ -28,7 +28,7 @@ bench: $(STAMP)  ## Speed, as ratios measured in one run
 	$(BIN)/python -m tests.benchmarks
 
 chaos: $(STAMP)  ## Slow fault tests
-	$(BIN)/python -m pytest -m slow tests/chaos
+	$(BIN)/python -m pytest -m slow
 
 clean:  ## Remove everything that was built or recorded
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

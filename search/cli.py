@@ -7,6 +7,9 @@ from typing import Any
 import click
 
 from search.cli_check import check_command
+from search.cli_convert import convert_command
+from search.cli_data import data_command
+from search.cli_evaluate import evaluate_command
 from search.cli_search import (
     best_command,
     report_command,
@@ -14,7 +17,7 @@ from search.cli_search import (
     search_command,
     status_command,
 )
-from search.cli_train import evaluate_command, train_command, ui_command
+from search.cli_train import train_command, ui_command
 from trainables.errors import SpiketuneError
 
 
@@ -59,6 +62,11 @@ for _command in (
     report_command,
     train_command,
     evaluate_command,
+    convert_command,
+    data_command,
     ui_command,
 ):
     main.add_command(_command)
+
+if __name__ == "__main__":
+    main()

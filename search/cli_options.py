@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +11,9 @@ from rich.console import Console
 
 from search.folder import SearchFolder
 from search.records import TrialRecord
+from spaces.loader import load_trial_config
 from spaces.schema import SearchSpec
+from trainables.config import TrialConfig
 from trainables.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -88,6 +91,23 @@ def open_recorded(runs: Path, name: str) -> tuple[SearchSpec, SearchFolder, list
         return spec, folder, ledger.records
     finally:
         ledger.close()
+
+
+def trial_config(tree: Mapping[str, Any], overrides: Sequence[str], label: str) -> TrialConfig:
+    """A trial's configuration that lies in no file, with what `--set` changes.
+
+    Args:
+        tree: its sections.
+        overrides: `key=value` texts.
+        label: what problems are reported for.
+
+    Raises:
+        SpaceError: lists everything that is wrong.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / f"{label}.yaml"
+        path.write_text(yaml.safe_dump(dict(tree)))
+        return load_trial_config(path, overrides)
 
 
 def recorded_spec(folder: SearchFolder) -> SearchSpec:

@@ -1,18 +1,20 @@
-"""`spiketune train|evaluate|ui`: one network, without a search."""
+"""`spiketune train|ui`: one network, without a search."""
 
 import contextlib
-import json
 import socket
 import subprocess
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import click
-import yaml
 from rich.console import Console
 
-from search.cli_options import format_option, make_console, open_recorded, runs_option, set_option
+from search.cli_options import (
+    make_console,
+    open_recorded,
+    runs_option,
+    set_option,
+    trial_config,
+)
 from search.results import best
 from search.tracking import resolve_uri, ui_environment
 from search.tracking import ui_command as ui_command_line
@@ -51,49 +53,6 @@ def train_command(
     _train(make_console(), trial, folder)
 
 
-@click.command("evaluate")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--split", type=click.Choice(["val", "test"]), default="test", show_default=True)
-@format_option
-def evaluate_command(checkpoint: Path, split: str, output: str) -> None:
-    """Measure accuracy, firing rates and energy of a CHECKPOINT file."""
-    from trainables import checkpoint as checkpoints
-    from trainables.loop import TrialRun
-
-    saved = checkpoints.load(checkpoint)
-    run = TrialRun(saved.config)
-    run.restore(saved)
-    part = run.splits.test if split == "test" else run.splits.val
-    found = run.evaluate(part)
-    tree: dict[str, Any] = {
-        "checkpoint": str(checkpoint),
-        "epoch": saved.epoch,
-        "split": split,
-        "samples": len(part),
-        f"{split}_top1": found.top1,
-        f"{split}_top5": found.top5,
-        f"{split}_loss": found.loss,
-        "energy_mj": found.energy.energy_mj,
-        "sops_g": found.energy.sops_g,
-        "firing_rate": found.energy.firing_rate,
-        "energy_convention": found.energy.convention,
-        "layer_rates": found.energy.layer_rates,
-        "layer_mj": found.energy.layer_mj,
-        "config": saved.config.model_dump(mode="json"),
-        "versions": dict(saved.versions),
-    }
-    if output == "json":
-        click.echo(json.dumps(tree, indent=2))
-        return
-    console = make_console()
-    for name in (f"{split}_top1", f"{split}_top5", f"{split}_loss", "energy_mj", "firing_rate"):
-        console.print(f"{name:12} {metric_text(name, tree[name], named=False)}")
-    console.print(f"{'samples':12} {len(part)} ({split} split)")
-    console.print(f"{'convention':12} 45 nm, {found.energy.convention}", highlight=False)
-    for layer, rate in found.energy.layer_rates.items():
-        console.print(f"  {layer:32} fires {rate:.3f}", highlight=False)
-
-
 @click.command("ui")
 @click.option("--port", type=int, default=0, help="TCP port; a free one unless given.")
 @click.option("--uri", help="MLflow store, if not the embedded one of --runs.")
@@ -123,10 +82,8 @@ def _from_search(runs: Path, source: str, overrides: tuple[str, ...]) -> tuple[T
     if chosen is None:
         have = f"0 to {len(records) - 1}" if records else "none"
         raise InputError(f"{name} must have trial {number or 'with a result'}, but it has {have}")
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / f"{chosen.name}.yaml"
-        path.write_text(yaml.safe_dump(dict(chosen.config)))
-        return load_trial_config(path, overrides), f"{name}-{chosen.name}"
+    label = f"{name}-{chosen.name}"
+    return trial_config(chosen.config, overrides, label), label
 
 
 def _train(console: Console, trial: TrialConfig, folder: Path) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +18,9 @@ from cluster.resources import concurrent_trials, trial_resources
 from search.director import Director, Watcher
 from search.folder import SearchFolder
 from search.records import TrialRecord
-from search.report import write_report
 from search.results import best, hypervolume, pareto, saved_epochs
 from search.study import Ledger
-from search.tracking import Tracker, TrackerConfig, redact, resolve_uri
+from search.tracking import Tracker, TrackerConfig, preload, redact, resolve_uri
 from search.tracking_uri import check_reachable
 from search.versions import versions
 from spaces.schema import SearchSpec
@@ -106,6 +106,7 @@ def _tracking_uri(spec: SearchSpec, folder: SearchFolder) -> str:
     uri = resolve_uri(spec.tracking.uri, folder.runs)
     if spec.tracking.required:
         check_reachable(uri)
+    threading.Thread(target=preload, daemon=True).start()  # while Ray starts its processes
     return uri
 
 
@@ -215,6 +216,8 @@ def _end(director: Director, folder: SearchFolder, tracker: Tracker, interrupted
 
 def report_search(spec: SearchSpec, folder: SearchFolder, records: list[TrialRecord]) -> Path:
     """Write the HTML report of a search."""
+    from search.report import write_report  # matplotlib takes a second to import
+
     manifest = folder.manifest()
     info = {
         "command": f"spiketune search {folder.path.name}/search.yaml --name {folder.name}-again",

@@ -55,9 +55,9 @@ class Asha:
     """Asynchronous successive halving on epochs, stopping variant.
 
     At rung epochs `grace, grace*factor, grace*factor^2, ...` below the full budget, a trial goes on
-    when it is among the best `1/factor` (at least one) of the results at that rung, its own included.
-    Ties go on only while there is room, earlier trial numbers first: dead networks at chance level
-    do not keep each other alive.
+    when it is among the best `1/factor` (at least one) of all results at that rung so far. Ties
+    go on only while there is room, earlier trial numbers first: dead networks at chance level do
+    not keep each other alive.
 
     Source: Li et al., MLSys 2020 (arXiv 1810.05934).
     """

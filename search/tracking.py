@@ -174,6 +174,11 @@ class Tracker(EventWriter):
         return True
 
 
+def preload() -> None:
+    """Import MLflow, which takes seconds: call it in a thread while something else starts."""
+    _client_class()
+
+
 def sync(config: TrackerConfig, timeout_s: float) -> int:
     """Send what an earlier process left in the spool; returns the number of events still left.
 
@@ -222,7 +227,7 @@ class _Mlflow:
         check_reachable(self._config.uri)
         try:
             with _quiet():
-                client = _new_client(self._config.uri)
+                client = _client_class()(tracking_uri=self._config.uri)
                 self._experiment_id = self._open_experiment(client)
         except TrackingError:
             raise
@@ -379,12 +384,12 @@ class _Mlflow:
         )
 
 
-def _new_client(uri: str) -> "MlflowClient":
+def _client_class() -> "type[MlflowClient]":
     for name, value in _CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+    return MlflowClient
 
 
 @contextmanager

@@ -84,6 +84,7 @@ DERIVED_KEYS = {"params_m": _keys_read(parameter_count), "macs_g": _keys_read(to
 _MODEL_GROUPS = (
     ("width",),
     ("width", "heads"),
+    ("backbone", "attention"),
     ("attention", "timesteps", "block_size"),
 )
 _NEUTRAL = ModelConfig().model_dump() | {

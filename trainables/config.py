@@ -14,7 +14,7 @@ from trainables.data_cards import CARDS
 
 Attention = Literal["statten", "sdt", "ssa"]
 Neuron = Literal["lif", "plif"]
-Backbone = Literal["sdt"]
+Backbone = Literal["sdt", "spikformer"]
 DatasetName = Literal[
     "digits",
     "digits_dvs",
@@ -34,13 +34,16 @@ Loss = Literal["ce", "tet"]
 Precision = Literal["float32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
 
+# Which attention modes each backbone has.
+ATTENTION_OF: Mapping[Backbone, tuple[Attention, ...]] = {
+    "sdt": ("statten", "sdt", "ssa"),
+    "spikformer": ("statten", "ssa"),
+}
+
 # timm's RandAugment notation: magnitude, layers, probability, noise, bound, increasing severity.
 RANDAUGMENT = r"^(none|rand(-(m|n|mmax|inc)[0-9]+|-(p|mstd)[0-9]+(\.[0-9]+)?)+)$"
 
-_IMAGE_SETTINGS = ("crop_scale", "randaugment", "crop_pct", "eval_size")
-_IGNORED_ON_IMAGES = ("dvs_augment",)
-_IGNORED_ON_DIGITS = (*_IMAGE_SETTINGS, "hflip", "dvs_augment")
-_IGNORED_ON_EVENTS = _IMAGE_SETTINGS
+_PICTURE_SETTINGS = ("crop_scale", "randaugment", "crop_pct", "eval_size")
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
@@ -54,9 +57,10 @@ class StrictModel(BaseModel):
 
 
 class ModelConfig(StrictModel):
-    """Architecture of one STAtten-SDT network.
+    """Architecture of one STAtten-SDT network, or of a Spikformer with the same attention.
 
-    Source: Lee et al., CVPR 2025 (arXiv 2409.19764); Yao et al., NeurIPS 2023 (arXiv 2307.01694).
+    Source: Lee et al., CVPR 2025 (arXiv 2409.19764); Yao et al., NeurIPS 2023 (arXiv 2307.01694);
+    Zhou et al., ICLR 2023 (arXiv 2209.15425).
     """
 
     timesteps: PositiveInt = 4
@@ -100,6 +104,12 @@ def model_problems(model: Mapping[str, Any]) -> list[str]:
         )
     if width % heads:
         problems.append(f"`width % heads == 0` must hold, but got width={width}, heads={heads}")
+    if model["attention"] not in ATTENTION_OF[model["backbone"]]:
+        valid = ", ".join(f"{name}: {' or '.join(modes)}" for name, modes in ATTENTION_OF.items())
+        problems.append(
+            f"attention must be one its backbone has ({valid}), "
+            f"but got backbone={model['backbone']}, attention={model['attention']}"
+        )
     if model["attention"] == "statten" and model["timesteps"] % model["block_size"]:
         problems.append(
             "`timesteps % block_size == 0` must hold for attention=statten, "
@@ -145,10 +155,7 @@ class DataConfig(StrictModel):
 
     @model_validator(mode="after")
     def _settings_are_read(self) -> Self:
-        ignored = _IGNORED_ON_DIGITS if self.name == "digits" else _IGNORED_ON_IMAGES
-        if CARDS[self.name].is_event:
-            ignored = _IGNORED_ON_EVENTS
-        for key in ignored:
+        for key in _ignored_settings(self.name):
             default = type(self).model_fields[key].default
             if getattr(self, key) != default:
                 raise ValueError(
@@ -165,6 +172,12 @@ class DataConfig(StrictModel):
                 f"but got val_frac={self.val_frac}, test_frac={self.test_frac}"
             )
         return self
+
+
+def _ignored_settings(name: str) -> tuple[str, ...]:
+    if CARDS[name].is_event:
+        return _PICTURE_SETTINGS
+    return (*_PICTURE_SETTINGS, "hflip", "dvs_augment") if name == "digits" else ("dvs_augment",)
 
 
 class TrainConfig(StrictModel):

@@ -10,9 +10,9 @@ from typing import Any
 from trainables.config import DataConfig, ModelConfig, TrialConfig
 from trainables.data_cards import CARDS
 
-_NEURON_LAYERS_EMBEDDING = 4
-_NEURON_LAYERS_BLOCK = 7  # shortcut, q, k, v, one of the attention, fc1, fc2
-_NEURON_LAYERS_HEAD = 1
+# Neuron layers of each backbone: patch embedding, a block, head. A block of sdt has shortcut, q, k,
+# v, one of the attention, fc1, fc2; one of spikformer q, k, v, attn, proj, fc1, fc2.
+_NEURON_LAYERS = {"sdt": (4, 7, 1), "spikformer": (5, 7, 0)}
 
 # Fitted on two CPU cores to 16x16 images in batches of 32: width 64, T 4 takes 1.1 s an epoch of
 # 1,078 images, width 128 2.5 s, width 32 at T 2 0.5 s. Good to a factor of two, for orientation.
@@ -24,7 +24,7 @@ Model = ModelConfig | Mapping[str, Any]
 
 
 def parameter_count(model: Model) -> int:
-    """Trainable and stored parameters of a network, the unused talking-heads weights included.
+    """Trainable and stored parameters of a network, with the unused talking heads of sdt.
 
     Args:
         model: a ModelConfig or a mapping of its fields by name.
@@ -38,6 +38,7 @@ def parameter_count(model: Model) -> int:
         get("in_channels"),
         get("num_classes"),
         get("neuron"),
+        get("backbone"),
     )
 
 
@@ -50,17 +51,20 @@ def _parameters(
     in_channels: int,
     num_classes: int,
     neuron: str,
+    backbone: str,
 ) -> int:
     stages = (in_channels, width // 8, width // 4, width // 2, width, width)
     embedding = sum(
         9 * stages[i] * stages[i + 1] + 2 * stages[i + 1] for i in range(len(stages) - 1)
     )
     hidden = width * mlp_ratio
-    attention = 4 * width * width + width + 4 * 2 * width + heads * heads
+    attention = 4 * width * width + width + 4 * 2 * width
+    attention += heads * heads if backbone == "sdt" else 0  # the reference's talking heads
     mlp = 2 * width * hidden + hidden + width + 2 * hidden + 2 * width
     total = embedding + depth * (attention + mlp) + width * num_classes + num_classes
     if neuron == "plif":
-        total += _NEURON_LAYERS_EMBEDDING + _NEURON_LAYERS_BLOCK * depth + _NEURON_LAYERS_HEAD
+        in_embedding, in_block, in_head = _NEURON_LAYERS[backbone]
+        total += in_embedding + in_block * depth + in_head
     return total
 
 

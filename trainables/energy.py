@@ -1,11 +1,25 @@
 """Firing rates, synaptic operations and energy, measured while a network evaluates.
 
-Energy (45 nm, Horowitz 2014): 4.6 pJ a multiply-accumulate (first convolution, analog input),
-0.9 pJ an accumulate (all that spikes drive). A layer costs `E_op * MACs * T * r` an image, r = the
-mean value at the layer's actual input (share of spikes; mean count for event-data attention
-outputs). Batch norm is folded; neurons, pooling, residuals and the elementwise gates of SDT are
-free. STAtten adds `sum_n |k_n|0 |v_n|0` a head for k^T v and `nnz(q) d` for q A; SSA adds the same
-counts for its own products.
+Energy (45 nm, Horowitz 2014): 4.6 pJ a multiply-accumulate (layers with analog input: the first
+convolution; Spikformer's head too), 0.9 pJ an accumulate (all that spikes drive). A layer costs
+`E_op * MACs * T * r` an image, r = the mean value at the layer's actual input (share of spikes;
+mean count where spikes were added up: event-data attention outputs, Spikformer's residuals). Batch
+norm is folded; neurons, pooling, residuals and the elementwise gates of SDT are free. STAtten adds
+`sum_n |k_n|0 |v_n|0` a head for k^T v and `nnz(q) d` for q A; SSA `sum_c |q_c|0 |k_c|0` for q k^T
+and `nnz(v) N` for A v.
+
+SpikingJelly's `activation_based.op_counter` counts the same number of operations (tests hold the
+two together) except that
+- a padded convolution has fewer operations at its borders; here, as in the papers, it is rate times
+  dense MACs, an upper bound;
+- one input value of 2 (event-data attention outputs, Spikformer's residuals) makes its counter call
+  the whole layer dense MACs; here a count of n is n accumulates;
+- the first convolution of event frames that happen to be 0 or 1 is accumulates there, MACs here;
+  `first_conv_once` has no counterpart there;
+- an operand that happens to be 0 or 1 everywhere (k^T v in a nearly silent block) is a spike tensor
+  there, so that q A costs its overlap instead of `nnz(q) d`;
+- batch norm's MACs, neuron updates and the accesses to memory that its energy estimates include are
+  not counted here; multiplications by the attention's scale by neither.
 
 Shapes: T timesteps, B batch, A heads, N tokens, d head dim.
 """
@@ -34,10 +48,11 @@ class EnergyReport:
     Attributes:
         energy_mj: energy an image in mJ.
         sops_g: accumulates (synaptic operations) an image, in 1e9.
-        macs_g: multiply-accumulates an image (first convolution), in 1e9.
+        macs_g: multiply-accumulates an image (layers with analog input), in 1e9.
         firing_rate: spikes a neuron and timestep over the whole network, in [0, 1].
         layer_rates: the same a neuron layer.
-        layer_mj: energy a synaptic layer in mJ.
+        layer_ops: operations an image of each synaptic layer and attention product.
+        layer_mj: energy an image of the same.
         convention: how the first convolution is counted, in words.
     """
 
@@ -46,6 +61,7 @@ class EnergyReport:
     macs_g: float
     firing_rate: float
     layer_rates: dict[str, float]
+    layer_ops: dict[str, float]
     layer_mj: dict[str, float]
     convention: str
 
@@ -53,10 +69,11 @@ class EnergyReport:
 class EnergyProbe:
     """Context manager that counts operations through forward hooks; the network is unchanged."""
 
-    def __init__(self, model: nn.Module, config: EnergyConfig, *, event_data: bool) -> None:
+    def __init__(self, model: nn.Module, config: EnergyConfig) -> None:
         """Attach to nothing yet."""
         self._model = model
-        self._first_conv_once = config.first_conv_once and not event_data
+        self._analog = getattr(model, "analog_layers", frozenset({FIRST_CONV}))
+        self._first_conv_once = config.first_conv_once
         self._operations: dict[str, torch.Tensor] = {}
         self._spikes: dict[str, torch.Tensor] = {}
         self._neurons: dict[str, int] = {}
@@ -65,7 +82,8 @@ class EnergyProbe:
         self._handles: list[Any] = []
 
     def __enter__(self) -> Self:
-        """Hook every synaptic layer, product and neuron."""
+        """Hook every synaptic layer, product and neuron, and the network for what it is given."""
+        self._handles.append(self._model.register_forward_hook(self._count_images))
         for name, module in self._model.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 self._handles.append(module.register_forward_hook(self._count_layer(name)))
@@ -86,11 +104,6 @@ class EnergyProbe:
             handle.remove()
         self._handles.clear()
 
-    def count_images(self, logits_TBK: torch.Tensor) -> None:
-        """Tell the probe which batch has just passed."""
-        self._num_steps = logits_TBK.shape[0]
-        self._num_images += logits_TBK.shape[1]
-
     def report(self) -> EnergyReport:
         """Averages over all images seen.
 
@@ -98,15 +111,15 @@ class EnergyProbe:
             RuntimeError: no image has passed.
         """
         if self._num_images == 0:
-            raise RuntimeError("count_images must be called after at least one batch")
+            raise RuntimeError("at least one batch must pass within the probe, but none has")
         an_image = {name: float(ops) / self._num_images for name, ops in self._operations.items()}
         if self._first_conv_once and FIRST_CONV in an_image:
             an_image[FIRST_CONV] /= self._num_steps
         layer_mj = {
-            name: ops * (E_MAC_PJ if name == FIRST_CONV else E_AC_PJ) / PJ_PER_MJ
+            name: ops * (E_MAC_PJ if name in self._analog else E_AC_PJ) / PJ_PER_MJ
             for name, ops in an_image.items()
         }
-        macs = an_image.get(FIRST_CONV, 0.0)
+        macs = sum(an_image.get(name, 0.0) for name in self._analog)
         rates = {name: float(n) / self._neurons[name] for name, n in self._spikes.items()}
         return EnergyReport(
             energy_mj=sum(layer_mj.values()),
@@ -114,9 +127,18 @@ class EnergyProbe:
             macs_g=macs / 1e9,
             firing_rate=sum(float(n) for n in self._spikes.values()) / sum(self._neurons.values()),
             layer_rates=rates,
+            layer_ops=an_image,
             layer_mj=layer_mj,
             convention="first conv once" if self._first_conv_once else "first conv T times",
         )
+
+    def _count_images(
+        self, _: nn.Module, args: tuple[torch.Tensor, ...], logits_TBK: torch.Tensor
+    ) -> None:
+        self._num_steps = logits_TBK.shape[0]
+        self._num_images += logits_TBK.shape[1]
+        if args[0].dim() != 4:  # every frame is another image: none can be convolved only once
+            self._first_conv_once = False
 
     def _add(self, name: str, operations: torch.Tensor) -> None:
         # float64 tensors on the device: no synchronisation a layer, no rounding of counts
@@ -124,14 +146,12 @@ class EnergyProbe:
         self._operations[name] = operations if total is None else total + operations
 
     def _count_layer(self, name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+        def hook(
+            module: nn.Conv2d | nn.Linear, args: tuple[torch.Tensor, ...], out: torch.Tensor
+        ) -> None:
             x = args[0]
-            if isinstance(module, nn.Conv2d):
-                fan_in = module.weight[0].numel()
-                dense = out.numel() * fan_in
-            else:
-                dense = out.numel() * x.shape[-1]
-            if name == FIRST_CONV:
+            dense = out.numel() * module.weight[0].numel()
+            if name in self._analog:
                 self._add(name, torch.tensor(float(dense), dtype=torch.float64))
             else:
                 self._add(name, x.sum(dtype=torch.float64) * (dense / x.numel()))
@@ -147,8 +167,7 @@ class EnergyProbe:
             else:
                 per_channel = q.sum(-2, dtype=torch.float64) * k.sum(-2, dtype=torch.float64)
                 first = per_channel.sum()
-                scores = ((q @ k.transpose(-2, -1)) != 0).sum(-2, dtype=torch.float64)
-                second = (scores * v.sum(-1, dtype=torch.float64)).sum()
+                second = v.sum(dtype=torch.float64) * v.shape[-2]
             self._add(name, first + second)
 
         return hook

@@ -8,42 +8,22 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional as nnf
 
 from trainables import checkpoint as checkpoints
 from trainables.config import TrainConfig, TrialConfig
 from trainables.cost import parameter_count
 from trainables.data import DataSplits, Split, check_data
 from trainables.data.feeding import feed
-from trainables.energy import EnergyProbe, EnergyReport
 from trainables.errors import CheckpointError, TrialFailedError
 from trainables.losses import LOSSES
 from trainables.model import build_model
+from trainables.scoring import Evaluation, Scorer, autocast
 
 MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracy and cost of a network on one split.
-
-    Attributes:
-        loss: cross-entropy of the time-averaged logits, no smoothing.
-        top1: %.
-        top5: %.
-        energy: firing rates, operations and mJ.
-    """
-
-    loss: float
-    top1: float
-    top5: float
-    energy: EnergyReport
 
 
 def learning_rate(train: TrainConfig, epoch: int) -> float:
@@ -130,31 +110,14 @@ class TrialRun:
         }
         return dict(self.metrics), val.energy.layer_rates
 
-    @torch.no_grad()
     def evaluate(self, split: Split) -> Evaluation:
         """Accuracy, loss and energy on a split; the network's mode is restored after."""
-        self.model.eval()
-        model = self.config.model
-        loss_sum, top1, top5 = 0.0, 0, 0
-        probe = EnergyProbe(self.model, self.config.energy, event_data=model.event_data)
-        batches = feed(
-            split, torch.arange(len(split)), self.config.train.eval_batch_size, self.device
-        )
-        with probe:
+        train = self.config.train
+        batches = feed(split, torch.arange(len(split)), train.eval_batch_size, self.device)
+        with Scorer(self.model, self.config.energy, train.precision) as scorer:
             for inputs, labels in batches:
-                with self._autocast():
-                    logits_TBK = self.model(inputs)
-                probe.count_images(logits_TBK)
-                logits_BK = logits_TBK.float().mean(dim=0)
-                loss_sum += float(nnf.cross_entropy(logits_BK, labels, reduction="sum"))
-                best = logits_BK.topk(min(5, logits_BK.shape[1]), dim=1).indices
-                hits = best == labels[:, None]
-                top1 += int(hits[:, 0].sum())
-                top5 += int(hits.any(dim=1).sum())
-        total = len(split)
-        return Evaluation(
-            loss_sum / total, 100.0 * top1 / total, 100.0 * top5 / total, probe.report()
-        )
+                scorer.add(inputs, labels)
+        return scorer.result()
 
     def save(self, folder: Path) -> Path:
         """Write the epoch's checkpoint, the best one when it is better, and drop older ones.
@@ -190,6 +153,11 @@ class TrialRun:
         return self.epoch >= self.config.train.total_epochs
 
     @property
+    def num_steps(self) -> int:
+        """Optimisation steps taken so far."""
+        return self.epoch * (self._images_an_epoch // self.config.train.batch_size)
+
+    @property
     def _images_an_epoch(self) -> int:
         batch = self.config.train.batch_size
         return len(self.splits.train) // batch * batch
@@ -214,7 +182,7 @@ class TrialRun:
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         num_batches = 0
         for inputs, labels in self._batches():
-            with self._autocast():
+            with autocast(self.device, train.precision):
                 logits_TBK = self.model(inputs)
             loss = loss_function(logits_TBK.float(), labels, train)
             self.optimizer.zero_grad(set_to_none=True)
@@ -234,11 +202,6 @@ class TrialRun:
         order = torch.randperm(len(self.splits.train), generator=generator)
         chosen = order[: self._images_an_epoch]
         yield from feed(self.splits.train, chosen, train.batch_size, self.device, generator)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.config.train.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

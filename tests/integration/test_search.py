@@ -28,6 +28,10 @@ OBJECTIVES = (
 )
 
 
+SERIAL = ("--set", "resources.concurrent=1")
+LONG = 30
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _ray_folder() -> Iterator[None]:
     yield
@@ -36,9 +40,9 @@ def _ray_folder() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a search has run to its end."""
+    """A folder in which a search has run to its end, one trial at a time."""
     folder = tmp_path_factory.mktemp("finished")
-    done = spiketune(folder, "search", str(write_space(folder)))
+    done = spiketune(folder, "search", str(write_space(folder)), *SERIAL)
     assert "Leaderboard" in done.stdout
     assert "Pareto set" in done.stdout
     assert "spiketune train --from tiny:" in done.stdout
@@ -163,12 +167,11 @@ def test_status_lists_searches(finished: Path) -> None:
     assert "no search named 'nothing'" in unknown.stderr
 
 
-def test_the_same_seed_one_at_a_time_proposes_and_measures_the_same(tmp_path: Path) -> None:
-    space = str(write_space(tmp_path))
-    for name in ("one", "two"):
-        serial = ("--set", "resources.concurrent=1", "--name", name)
-        spiketune(tmp_path, "search", space, *serial)
-    one, two = (records_of(tmp_path, name) for name in ("one", "two"))
+def test_the_same_seed_one_at_a_time_proposes_and_measures_the_same(
+    finished: Path, tmp_path: Path
+) -> None:
+    spiketune(tmp_path, "search", str(write_space(tmp_path)), *SERIAL)
+    one, two = records_of(finished), records_of(tmp_path)
     assert [r.config for r in one] == [r.config for r in two]
     assert [measured(r.epochs) for r in one] == [measured(r.epochs) for r in two]
 
@@ -179,14 +182,19 @@ def measured(epochs: tuple[EpochRecord, ...]) -> list[tuple[float, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
+    ids=["int", "term"],
 )
 def test_a_signal_ends_in_order_and_resume_completes(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     space = str(write_space(tmp_path))
-    slow = ("--set", "trial.train.epochs=40", "--set", "stopping.name=none")
-    with running(tmp_path, "search", space, *slow, "--set", "budget.trials=3") as process:
+    long = ("--set", f"trial.train.epochs={LONG}", "--set", "stopping.name=none")
+    with running(tmp_path, "search", space, *long, "--set", "budget.trials=3") as process:
         wait_for(lambda: num_epochs(tmp_path) >= 3, process)
         os.kill(process.pid, number)
         output, _ = process.communicate(timeout=120)
@@ -201,7 +209,7 @@ def test_a_signal_ends_in_order_and_resume_completes(
     spiketune(tmp_path, "resume", "tiny")
     records = records_of(tmp_path)
     assert [r.state for r in records] == ["finished"] * 3
-    assert all(len(r.epochs) == 40 for r in records)
+    assert all(len(r.epochs) == LONG for r in records)
     for index, epochs in before.items():
         assert records[index].epochs[: len(epochs)] == epochs
     assert_tracked_exactly(uri, records)
@@ -209,8 +217,8 @@ def test_a_signal_ends_in_order_and_resume_completes(
 
 def test_a_killed_worker_costs_an_attempt_not_the_trial(tmp_path: Path) -> None:
     space = str(write_space(tmp_path))
-    slow = ("--set", "trial.train.epochs=30", "--set", "stopping.name=none")
-    with running(tmp_path, "search", space, *slow, "--set", "budget.trials=2") as process:
+    long = ("--set", f"trial.train.epochs={LONG}", "--set", "stopping.name=none")
+    with running(tmp_path, "search", space, *long, "--set", "budget.trials=2") as process:
         wait_for(lambda: num_epochs(tmp_path) >= 3, process)
         os.kill(worker_of(process.pid), signal.SIGKILL)
         output, _ = process.communicate(timeout=240)
@@ -218,7 +226,7 @@ def test_a_killed_worker_costs_an_attempt_not_the_trial(tmp_path: Path) -> None:
     records = records_of(tmp_path)
     assert [r.state for r in records] == ["finished"] * 2
     assert sorted(r.attempt for r in records) == [1, 2]
-    assert all([e.epoch for e in r.epochs] == list(range(1, 31)) for r in records)
+    assert all([e.epoch for e in r.epochs] == list(range(1, LONG + 1)) for r in records)
     assert_tracked_exactly(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}", records)
 
 
@@ -293,7 +301,7 @@ def worker_of(driver: int) -> int:
     """The process id of a trial worker below a driver."""
     for entry in descendants(driver):
         title = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ")
-        if b"ray::" in title and b"SpikingTrial" in title:
+        if b"ray::" in title and b"Trainable" in title:  # as Tune wraps ours
             return entry
     raise AssertionError("no trial worker runs")
 

@@ -5,8 +5,15 @@ from functools import lru_cache
 
 from trainables.config import DataConfig, ModelConfig, TrialConfig
 from trainables.data.digits_dvs import load_digit_events
-from trainables.data.images import load_cifar, load_digit_images, load_picture_folders
+from trainables.data.events import EVENT_SETS, load_events
+from trainables.data.images import (
+    SEQUENCES,
+    load_cifar,
+    load_digit_images,
+    load_picture_folders,
+)
 from trainables.data.splits import DataSplits, Split
+from trainables.data_cards import CARDS
 from trainables.errors import InputError
 
 DATASETS: dict[str, Callable[[DataConfig, ModelConfig], DataSplits]] = {
@@ -17,19 +24,26 @@ DATASETS: dict[str, Callable[[DataConfig, ModelConfig], DataSplits]] = {
     "seq_cifar10": load_cifar,
     "seq_cifar100": load_cifar,
     "imagenet": load_picture_folders,
+    **dict.fromkeys(EVENT_SETS, load_events),
 }
 
 __all__ = ["DATASETS", "DataSplits", "Split", "check_data", "load_data"]
 
 
-@lru_cache(maxsize=4)
 def load_data(data: DataConfig, model: ModelConfig) -> DataSplits:
     """Load and split a data set; a worker that runs many trials loads it once.
 
     Raises:
-        InputError: the data do not fit the network (channels, classes, frames).
+        InputError: the data are missing, damaged or do not fit the network (channels, classes,
+            frames).
     """
-    splits = DATASETS[data.name](data, model)
+    card = CARDS[data.name]
+    # Of the network only these decide what is loaded: trials that differ elsewhere share it.
+    has_frames = card.is_event or data.name in SEQUENCES
+    timesteps = model.timesteps if has_frames else 1
+    splits = _load(
+        data, ModelConfig(timesteps=timesteps, image_size=model.image_size, attention="sdt")
+    )
     channels = splits.train.sample_shape[-3]
     classes = int(max(part.labels.max() for part in (splits.train, splits.val, splits.test))) + 1
     if channels != model.in_channels:
@@ -42,11 +56,14 @@ def load_data(data: DataConfig, model: ModelConfig) -> DataSplits:
             f"model.num_classes must be at least {classes} for data {data.name}, "
             f"but got {model.num_classes}"
         )
-    if (len(splits.train.sample_shape) == 4) != model.event_data:
-        raise InputError(
-            f"model.event_data must be {len(splits.train.sample_shape) == 4} for data {data.name}"
-        )
+    if card.is_event != model.event_data:
+        raise InputError(f"model.event_data must be {card.is_event} for data {data.name}")
     return splits
+
+
+@lru_cache(maxsize=2)
+def _load(data: DataConfig, shape: ModelConfig) -> DataSplits:
+    return DATASETS[data.name](data, shape)
 
 
 def check_data(config: TrialConfig) -> DataSplits:

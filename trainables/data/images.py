@@ -13,7 +13,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch.nn import functional as nnf
 
 from trainables.config import DataConfig, ModelConfig
@@ -21,6 +20,7 @@ from trainables.data.augment import tensor_augments
 from trainables.data.cifar_files import read_batch
 from trainables.data.locate import missing, set_folder
 from trainables.data.pictures import EvaluationPicture, Picture, TrainingPicture, pixels
+from trainables.data.raw_digits import raw_digits
 from trainables.data.splits import Augment, DataSplits, TensorSplit, hold_out, stratified_indices
 from trainables.data_cards import CARDS, DataCard
 from trainables.errors import InputError, TrialFailedError
@@ -30,6 +30,7 @@ CIFAR_FILES = {
     "cifar-10-batches-py": ([f"data_batch_{i}" for i in range(1, 6)], "test_batch", "labels"),
     "cifar-100-python": (["train"], "test", "fine_labels"),
 }
+SEQUENCES = ("seq_cifar10", "seq_cifar100")
 PICTURE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 
 
@@ -68,7 +69,9 @@ class PictureFiles:
             with Image.open(path) as picture:
                 return picture.convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
-            raise TrialFailedError("bad_data", f"{path}: not a readable picture ({error})") from error
+            raise TrialFailedError(
+                "bad_data", f"{path}: not a readable picture ({error})"
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,15 +161,15 @@ def load_digit_images(data: DataConfig, model: ModelConfig) -> DataSplits:
 
     Source: Alpaydin and Kaynak, UCI Optical Recognition of Handwritten Digits, 1998.
     """
-    raw = load_digits()
+    images_NHW, target = raw_digits()
     card = CARDS["digits"]
-    pixels_N1HW = torch.from_numpy(raw.images.astype(np.float32)).unsqueeze(1) / DIGITS_MAX
+    pixels_N1HW = torch.from_numpy(images_NHW).unsqueeze(1) / DIGITS_MAX
     images = nnf.interpolate(
         pixels_N1HW, size=(model.image_size,) * 2, mode="bilinear", align_corners=False
     )
     images = (images - card.mean[0]) / card.std[0]
-    labels = torch.from_numpy(raw.target.astype(np.int64))
-    parts = stratified_indices(raw.target, data.val_frac, data.test_frac, data.split_seed)
+    labels = torch.from_numpy(target)
+    parts = stratified_indices(target, data.val_frac, data.test_frac, data.split_seed)
     return DataSplits(
         *(TensorSplit(images[i], labels[i], augments=tensor_augments(data)) for i in parts)
     )
@@ -181,7 +184,7 @@ def load_cifar(data: DataConfig, model: ModelConfig) -> DataSplits:
         InputError: files are missing or damaged, or timesteps do not fit the columns.
     """
     card = CARDS[data.name]
-    is_sequence = data.name.startswith("seq_")
+    is_sequence = data.name in SEQUENCES
     if is_sequence and model.timesteps != model.image_size:
         raise InputError(
             f"model.timesteps must be model.image_size ({model.image_size} columns) for data "
@@ -189,7 +192,7 @@ def load_cifar(data: DataConfig, model: ModelConfig) -> DataSplits:
         )
     if is_sequence and data.eval_size not in (None, model.image_size):
         raise InputError(
-            f"data.eval_size must be model.image_size for data {data.name} (one column a timestep), "
+            f"data.eval_size must be model.image_size for data {data.name}, "
             f"but got {data.eval_size}"
         )
     images, labels, num_train = read_cifar(set_folder(data, card), card)
@@ -229,17 +232,28 @@ def load_picture_folders(data: DataConfig, model: ModelConfig) -> DataSplits:
     """
     card = CARDS[data.name]
     base = set_folder(data, card)
+    source, labels, num_train = list_picture_folders(base, card)
+    train, val = hold_out(np.arange(num_train), labels, data.val_frac, data.split_seed)
+    parts = (train, val, np.arange(num_train, len(labels)))
+    return _picture_splits(data, model, source, labels, parts, as_columns=False)
+
+
+def list_picture_folders(base: Path, card: DataCard) -> tuple[PictureFiles, np.ndarray, int]:
+    """All pictures, their labels `[N]` and how many of them, from the start, train.
+
+    Raises:
+        InputError: folders are missing or empty, `val` has a class that `train` has not, or the
+            first picture of a class is damaged.
+    """
     if not (base / "val").is_dir():
         raise missing(base / "val", card)
     classes = sorted(folder.name for folder in (base / "train").iterdir() if folder.is_dir())
     train_paths, train_labels = _listed(base / "train", classes, card)
     test_paths, test_labels = _listed(base / "val", classes, card)
-    labels = np.array(train_labels + test_labels, dtype=np.int64)
-    train, val = hold_out(np.arange(len(train_paths)), labels, data.val_frac, data.split_seed)
-    parts = (train, val, np.arange(len(train_paths), len(labels)))
     source = PictureFiles(train_paths + test_paths)
+    labels = np.array(train_labels + test_labels, dtype=np.int64)
     _try_each_class(source, labels)
-    return _picture_splits(data, model, source, labels, parts, as_columns=False)
+    return source, labels, len(train_paths)
 
 
 def _listed(folder: Path, classes: list[str], card: DataCard) -> tuple[list[Path], list[int]]:

@@ -9,7 +9,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 
 from trainables.errors import InputError
 
@@ -59,16 +58,18 @@ class TensorSplit:
     """A split whose samples are one tensor, in memory or mapped from a file.
 
     Attributes:
-        inputs: samples as stored, `[N,...]`; integers are converted a batch at a time.
+        inputs: samples as stored; integers are converted a batch at a time.
         labels: class indices `[N]`.
         finish: makes network input of a stored batch.
         augments: applied in this order in training, after `finish`.
+        rows: which `[N]` of the inputs are this split's; all of them unless given.
     """
 
     inputs: torch.Tensor
     labels: torch.Tensor
     finish: Finish = torch.Tensor.float
     augments: tuple[Augment, ...] = ()
+    rows: torch.Tensor | None = None
 
     decodes = False
 
@@ -88,7 +89,8 @@ class TensorSplit:
         generator: torch.Generator | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Some samples as the network takes them; see Split."""
-        x = self.finish(self.inputs[indices].to(device))
+        rows = indices if self.rows is None else self.rows[indices]
+        x = self.finish(self.inputs[rows].to(device))
         if generator is not None:
             for augment in self.augments:
                 x = augment(x, generator)
@@ -150,13 +152,21 @@ def hold_out(
 def _held_out(
     pool: np.ndarray, labels: np.ndarray, frac: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        rest, held = train_test_split(
-            pool, test_size=frac, random_state=seed, stratify=labels[pool]
-        )
-    except ValueError as error:
+    # scikit-learn's train_test_split would do; importing it takes seconds in every worker.
+    rng = np.random.default_rng(seed)
+    classes, counts = np.unique(labels[pool], return_counts=True)
+    shares = counts * frac
+    quota = np.floor(shares).astype(int)
+    missing = round(len(pool) * frac) - int(quota.sum())
+    quota[np.argsort(quota - shares, kind="stable")[:missing]] += 1  # largest remainders first
+    if (quota < 1).any() or (quota >= counts).any():
         raise InputError(
             f"every class must have enough samples to hold {frac:.3g} of them out, "
-            f"but got {len(pool)} samples of {len(np.unique(labels[pool]))} classes ({error})"
-        ) from error
-    return rest, held
+            f"but got {len(pool)} samples of {len(classes)} classes, the smallest of {counts.min()}"
+        )
+    held = [
+        rng.permutation(pool[labels[pool] == label])[:number]
+        for label, number in zip(classes, quota, strict=True)
+    ]
+    chosen = np.concatenate(held)
+    return np.setdiff1d(pool, chosen), chosen

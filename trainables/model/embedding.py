@@ -24,11 +24,11 @@ class PatchEmbedding(nn.Module):
         self.pool_stages = tuple(stage == "1" for stage in config.pooling)
         for stage, suffix in enumerate(("", "1", "2", "3")):
             c_in, c_out = channels[stage], channels[stage + 1]
-            self.add_module(f"proj_conv{suffix}", _conv3x3(c_in, c_out))
+            self.add_module(f"proj_conv{suffix}", conv3x3(c_in, c_out))
             self.add_module(f"proj_bn{suffix}", nn.BatchNorm2d(c_out))
             self.add_module(f"proj_lif{suffix}", make_neuron(config.neuron))
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        self.rpe_conv = _conv3x3(width, width)
+        self.rpe_conv = conv3x3(width, width)
         self.rpe_bn = nn.BatchNorm2d(width)
 
     def forward(self, x_TBCHW: torch.Tensor) -> torch.Tensor:
@@ -54,5 +54,25 @@ class PatchEmbedding(nn.Module):
         return torch.as_tensor(spikes).flatten(0, 1)
 
 
-def _conv3x3(c_in: int, c_out: int) -> nn.Conv2d:
+def as_frames(x: torch.Tensor, config: ModelConfig) -> torch.Tensor:
+    """Frames `[T,B,C,H,W]` of a network's input.
+
+    Args:
+        x: images `[B,C,H,W]`, shown at every timestep, or frames `[B,T,C,H,W]`.
+        config: the network's; says T and whether images are welcome.
+
+    Raises:
+        ValueError: the shape or the number of timesteps does not fit the configuration.
+    """
+    num_steps = config.timesteps
+    if x.dim() == 4 and not config.event_data:
+        return x.unsqueeze(0).expand(num_steps, -1, -1, -1, -1)
+    if x.dim() == 5 and x.shape[1] == num_steps:
+        return x.transpose(0, 1)
+    wanted = "[B,T,C,H,W]" if config.event_data else "[B,C,H,W] or [B,T,C,H,W]"
+    raise ValueError(f"input must be {wanted} with T={num_steps}, but got shape {tuple(x.shape)}")
+
+
+def conv3x3(c_in: int, c_out: int) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the grid, without bias."""
     return nn.Conv2d(c_in, c_out, kernel_size=3, stride=1, padding=1, bias=False)

@@ -3,13 +3,16 @@
 Shapes: T timesteps, B batch, C channels, D width, H W image, K classes.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
 from trainables.config import ModelConfig
 from trainables.model.block import Block
-from trainables.model.embedding import PatchEmbedding
+from trainables.model.embedding import PatchEmbedding, as_frames
 from trainables.model.neurons import make_neuron
+from trainables.model.spikformer import Spikformer
 
 
 class SpikingTransformer(nn.Module):
@@ -17,14 +20,19 @@ class SpikingTransformer(nn.Module):
 
     Source: Yao et al., NeurIPS 2023; Lee et al., CVPR 2025. Differs from the reference by applying
     drop path and by PLIF neurons everywhere when asked for. State-dict keys are the reference's.
+
+    Attributes:
+        analog_layers: layers whose input is not spikes: the image.
     """
+
+    analog_layers: ClassVar[frozenset[str]] = frozenset({"patch_embed.proj_conv"})
 
     def __init__(self, config: ModelConfig) -> None:
         """Build and initialise the network of a configuration."""
         super().__init__()
         self.config = config
         self.patch_embed = PatchEmbedding(config)
-        rates = torch.linspace(0.0, config.drop_path, config.depth).tolist()
+        rates = torch.linspace(0.0, config.drop_path, config.depth, device="cpu").tolist()
         self.block = nn.ModuleList(Block(config, rate) for rate in rates)
         self.head_lif = make_neuron(config.neuron)
         self.head = nn.Linear(config.width, config.num_classes)
@@ -42,22 +50,11 @@ class SpikingTransformer(nn.Module):
         Raises:
             ValueError: the shape or the number of timesteps does not fit the configuration.
         """
-        currents = self.patch_embed(self._frames(x))
+        currents = self.patch_embed(as_frames(x, self.config))
         for block in self.block:
             currents = block(currents)
         pooled_TBD = currents.flatten(3).mean(dim=3)
         return torch.as_tensor(self.head(self.head_lif(pooled_TBD)))
-
-    def _frames(self, x: torch.Tensor) -> torch.Tensor:
-        num_steps = self.config.timesteps
-        if x.dim() == 4 and not self.config.event_data:
-            return x.unsqueeze(0).expand(num_steps, -1, -1, -1, -1)
-        if x.dim() == 5 and x.shape[1] == num_steps:
-            return x.transpose(0, 1)
-        wanted = "[B,T,C,H,W]" if self.config.event_data else "[B,C,H,W] or [B,T,C,H,W]"
-        raise ValueError(
-            f"input must be {wanted} with T={num_steps}, but got shape {tuple(x.shape)}"
-        )
 
 
 def _init_weights(module: nn.Module) -> None:
@@ -80,4 +77,7 @@ def build_model(config: ModelConfig) -> nn.Module:
     return BACKBONES[config.backbone](config)
 
 
-BACKBONES: dict[str, type[nn.Module]] = {"sdt": SpikingTransformer}
+BACKBONES: dict[str, type[nn.Module]] = {
+    "sdt": SpikingTransformer,
+    "spikformer": Spikformer,
+}

@@ -1,0 +1,103 @@
+"""`make bench`: what a trial and a proposal cost on this machine."""
+
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from search.propose import make_proposer
+from search.records import EpochRecord, TrialRecord
+from spaces import load_search_space
+from trainables.config import ModelConfig
+from trainables.model import build_model
+
+REPEATS = 7
+DIGITS = Path(__file__).parents[2] / "spaces" / "digits.yaml"
+
+
+def main() -> None:
+    """Print every figure with its spread."""
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, one thread")
+    training_steps()
+    proposals()
+
+
+def training_steps() -> None:
+    """Training step of a mode against STAtten's, paired: same input, alternating order."""
+    x, y = torch.randn(32, 1, 16, 16), torch.randint(0, 10, (32,))
+    steps = {mode: training_step(mode, x, y) for mode in ("statten", "sdt", "ssa")}
+    for step in steps.values():
+        step()
+    times: dict[str, list[float]] = {mode: [] for mode in steps}
+    for _ in range(REPEATS):
+        for mode, step in steps.items():
+            start = time.perf_counter()
+            step()
+            times[mode].append(time.perf_counter() - start)
+    for mode, taken in times.items():
+        ratios = [a / b for a, b in zip(taken, times["statten"], strict=True)]
+        print(
+            f"step {mode:8} {1e3 * statistics.median(taken):7.1f} ms, "
+            f"{statistics.median(ratios):.2f} (± {statistics.pstdev(ratios):.2f}) of statten"
+        )
+
+
+def training_step(mode: str, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+    """A step of a network of width 64 at 4 timesteps."""
+    config = ModelConfig.model_validate(
+        {"attention": mode, "width": 64, "depth": 1, "image_size": 16, "in_channels": 1}
+        | {"pooling": "1100", "timesteps": 4, "block_size": 2}
+    )
+    model = build_model(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+
+    def step() -> None:
+        loss = torch.nn.functional.cross_entropy(model(x).mean(0), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def proposals() -> None:
+    """A proposal of each sampler after 20 and 200 finished trials."""
+    spec = load_search_space(DIGITS)
+    for name in ("random", "tpe"):
+        chosen = spec.model_copy(update={"sampler": spec.sampler.model_copy(update={"name": name})})
+        proposer = make_proposer(chosen, (2,))
+        medians = []
+        for num_trials in (20, 200):
+            records: list[TrialRecord] = []
+            for number in range(num_trials):
+                params = spec.search_space.sample(seeded(number))
+                epochs = tuple(EpochRecord(e, metrics(number), 0.0) for e in range(1, 9))
+                records.append(
+                    TrialRecord(number, params, {}, "", "finished", "", 1, epochs, 0.0, 1.0)
+                )
+            taken = []
+            for _ in range(REPEATS):
+                start = time.perf_counter()
+                proposer.propose(records)
+                taken.append(time.perf_counter() - start)
+            medians.append(statistics.median(taken))
+        small, large = (1e3 * m for m in medians)
+        print(f"proposal {name:8} {small:6.1f} ms after 20 trials, {large:6.1f} ms after 200")
+
+
+def metrics(number: int) -> dict[str, float]:
+    return {"val_top1": 50.0 + number % 17, "energy_mj": 1e-3 * (1 + number % 5)}
+
+
+def seeded(number: int) -> np.random.Generator:
+    return np.random.default_rng(number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,261 @@
+"""Integrates recordings to frames once and keeps them, safely among parallel trials.
+
+A cache is a folder `frames/T16-128x128-<fingerprint>/` beside the recordings, holding `frames.npy`
+`[N,T,2,H,W]` and `frames.json` with its checksum. It is made under a lock, in a folder of another
+name, and renamed when it is whole: a reader sees all of it or nothing, and what a killed maker
+leaves behind is cleared away by the next. Its name covers the recordings' names and sizes, so that
+other recordings make another cache.
+
+Shapes: N samples, T timesteps, H W sensor.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch.nn import functional as nnf
+
+from trainables.data.event_files import Events, check_in_view
+from trainables.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # part of the fingerprint: raise it when the same recordings give other frames
+ARRAY, DESCRIPTION = "frames.npy", "frames.json"
+MAX_COUNT = np.iinfo(np.int16).max
+CHUNK_RECORDINGS = 32
+CHUNK_BYTES = 2**24
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One sample of a recording: its class, and from when to when (None: all of it)."""
+
+    label: int
+    start_us: int | None = None
+    end_us: int | None = None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file and the samples in it."""
+
+    path: Path
+    cuts: tuple[Cut, ...]
+    is_test: bool
+
+
+@dataclass(frozen=True)
+class Integration:
+    """How recordings become frames.
+
+    Attributes:
+        read: the reader of one file.
+        timesteps: frames a sample, each with the same number of events.
+        sensor: height and width of the camera.
+        stored: height and width that are kept; other than the sensor's, the nearest pixel's count.
+    """
+
+    read: Callable[[Path], Events]
+    timesteps: int
+    sensor: tuple[int, int]
+    stored: tuple[int, int]
+
+
+def open_frames(
+    base: Path,
+    recordings: Sequence[Recording],
+    how: Integration,
+    progress: Progress | None = None,
+) -> torch.Tensor:
+    """Frames of all samples, made first where they are not there, mapped from the file.
+
+    Args:
+        base: the data set's folder.
+        recordings: its files in order.
+        how: timesteps and sizes.
+        progress: called with recordings done and in all.
+
+    Returns:
+        Counts `[N,T,2,H,W]`, uint8 or int16.
+
+    Raises:
+        InputError: a recording is damaged, or the folder cannot be written.
+    """
+    folder = base / "frames"
+    name = _name(base, recordings, how)
+    found = _opened(folder / name)
+    if found is not None:
+        return found
+    try:
+        folder.mkdir(exist_ok=True)
+        with FileLock(folder / f".{name}.lock"):
+            found = _opened(folder / name)  # another process may have made it meanwhile
+            if found is None:
+                _make(folder, name, recordings, how, progress)
+                found = _opened(folder / name)
+    except PermissionError as error:
+        raise InputError(
+            f"{folder}: must be writable once, to keep the frames that are made of the recordings "
+            f"({error.strerror}); copy or link `extract` into a folder of your own"
+        ) from error
+    if found is None:
+        raise OSError(f"{folder / name}: the frames just written do not read back")
+    return found
+
+
+def _name(base: Path, recordings: Sequence[Recording], how: Integration) -> str:
+    digest = hashlib.sha256(f"{FORMAT}".encode())
+    for recording in recordings:
+        size = recording.path.stat().st_size
+        digest.update(f"\0{recording.path.relative_to(base)}\0{size}\0{recording.cuts}".encode())
+    height, width = how.stored
+    return f"T{how.timesteps}-{height}x{width}-{digest.hexdigest()[:12]}"
+
+
+def _opened(folder: Path) -> torch.Tensor | None:
+    """The frames of a cache; None where there are none or they are damaged."""
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text())
+        # copy on write: torch wants memory that could be written to
+        frames = np.load(folder / ARRAY, mmap_mode="c", allow_pickle=False)
+        if _checksum(folder / ARRAY) == description["crc32"]:
+            return torch.from_numpy(frames)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        logger.warning("%s: damaged (%s); it is made again", folder, error)
+        return None
+    logger.warning("%s: the checksum does not match; it is made again", folder)
+    return None
+
+
+def _checksum(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def _make(
+    folder: Path,
+    name: str,
+    recordings: Sequence[Recording],
+    how: Integration,
+    progress: Progress | None,
+) -> None:
+    for left in folder.glob(f".{name}.*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+    making = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=folder))
+    try:
+        _write(making, recordings, how, progress)
+        if (folder / name).exists():  # damaged, or it would have been opened
+            (folder / name).replace(making / "damaged")
+        making.chmod(0o755)  # mkdtemp's own is for one user only
+        making.replace(folder / name)
+        shutil.rmtree(folder / name / "damaged", ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+
+
+def _write(
+    making: Path, recordings: Sequence[Recording], how: Integration, progress: Progress | None
+) -> None:
+    num_samples = sum(len(recording.cuts) for recording in recordings)
+    shape = (num_samples, how.timesteps, 2, *how.stored)
+    wide = making / "wide.npy"
+    largest = 0
+    # Written, not mapped: a full disk is then an error, not a signal.
+    with wide.open("wb") as file:
+        _write_header(file, shape, np.dtype(np.int16))
+        for frames in _integrated(recordings, how, progress):
+            largest = max(largest, int(frames.max(initial=0)))
+            file.write(frames.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    if largest <= np.iinfo(np.uint8).max:
+        _narrow(wide, making / ARRAY, shape)
+        wide.unlink()
+    else:
+        wide.replace(making / ARRAY)
+    text = json.dumps({"crc32": _checksum(making / ARRAY), "shape": shape, "largest": largest})
+    with (making / DESCRIPTION).open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _narrow(wide: Path, narrow: Path, shape: tuple[int, ...]) -> None:
+    frames = np.load(wide, mmap_mode="r")
+    with narrow.open("wb") as file:
+        _write_header(file, shape, np.dtype(np.uint8))
+        for start in range(0, len(frames), CHUNK_RECORDINGS):
+            file.write(frames[start : start + CHUNK_RECORDINGS].astype(np.uint8).tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _integrated(
+    recordings: Sequence[Recording], how: Integration, progress: Progress | None
+) -> Iterator[np.ndarray]:
+    """Frames of one recording after the other, `[cuts,T,2,H,W]`."""
+    done = 0
+    with ThreadPoolExecutor(thread_name_prefix="integrate") as pool:
+        # In chunks, so that what is finished but not yet written stays bounded.
+        for start in range(0, len(recordings), CHUNK_RECORDINGS):
+            chunk = recordings[start : start + CHUNK_RECORDINGS]
+            for frames in pool.map(lambda recording: _integrate(recording, how), chunk):
+                yield frames
+                done += 1
+                if progress is not None:
+                    progress(done, len(recordings))
+
+
+def _integrate(recording: Recording, how: Integration) -> np.ndarray:
+    from spikingjelly.datasets.utils import integrate_events_by_fixed_frames_number
+
+    events = how.read(recording.path)
+    check_in_view(recording.path, events, *how.sensor)
+    samples = []
+    for cut in recording.cuts:
+        inside = _between(events, cut)
+        frames = integrate_events_by_fixed_frames_number(
+            inside, "number", how.timesteps, *how.sensor
+        )
+        samples.append(_stored(np.minimum(frames, MAX_COUNT), how))
+    return np.stack(samples)
+
+
+def _between(events: Events, cut: Cut) -> Events:
+    if cut.start_us is None or cut.end_us is None:
+        return events
+    inside = (events["t"] >= cut.start_us) & (events["t"] < cut.end_us)
+    return {key: values[inside] for key, values in events.items()}
+
+
+def _stored(frames: np.ndarray, how: Integration) -> np.ndarray:
+    if how.stored != how.sensor:
+        resized = nnf.interpolate(torch.from_numpy(frames), size=how.stored, mode="nearest")
+        frames = resized.numpy()
+    return frames.astype(np.int16)

@@ -1,0 +1,108 @@
+"""One checkpoint at every number of timesteps: what accuracy and energy fewer of them give.
+
+Shapes: T timesteps, B batch, C channels, H W image.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+
+from trainables.config import ModelConfig, TrialConfig
+from trainables.data import Split
+from trainables.data.feeding import feed
+from trainables.model.weights import load_model
+from trainables.scoring import Evaluation, Scorer
+
+
+@dataclass(frozen=True)
+class TimestepScore:
+    """A network's scores with so many timesteps.
+
+    Attributes:
+        timesteps: t.
+        block_size: timesteps a block of attention; None where the mode has no blocks.
+        note: how the network differs from the trained one; empty where it does not.
+        evaluation: accuracy, loss, energy.
+    """
+
+    timesteps: int
+    block_size: int | None
+    note: str
+    evaluation: Evaluation
+
+
+def at_timesteps(model: ModelConfig, timesteps: int) -> tuple[ModelConfig, str]:
+    """Configuration of the same weights with fewer timesteps, and how it differs.
+
+    STAtten's blocks must fill the timesteps: where the trained block size does not divide t, the
+    largest divisor of t below it is taken. For event data the scale 1/(H^2 c) follows it, which
+    keeps the product's size; the scale 1/H of static images does not.
+
+    Raises:
+        ValueError: there are fewer than one or more than the trained timesteps.
+    """
+    if not 1 <= timesteps <= model.timesteps:
+        raise ValueError(
+            f"`1 <= timesteps <= {model.timesteps}` must hold, but got timesteps={timesteps}"
+        )
+    block = max(c for c in range(1, model.block_size + 1) if timesteps % c == 0)
+    is_blocked = model.attention == "statten"
+    fields = model.model_dump() | {"timesteps": timesteps}
+    if not is_blocked or block == model.block_size:
+        return ModelConfig.model_validate(fields), ""
+    scale = f"scale 1/(H^2*{block})" if model.event_data else "same scale 1/H"
+    note = f"blocks of {block}, trained with {model.block_size} ({scale})"
+    return ModelConfig.model_validate(fields | {"block_size": block}), note
+
+
+def sweep(
+    config: TrialConfig,
+    state: Mapping[str, torch.Tensor],
+    split: Split,
+    device: torch.device,
+    timesteps: Sequence[int],
+    tick: Callable[[int], None] = lambda _: None,
+) -> list[TimestepScore]:
+    """Score a checkpoint with several numbers of timesteps, reading the data once.
+
+    Static images are shown t times; of event data and sequences the network sees the first t
+    frames.
+
+    Args:
+        config: the trial; says how large a batch, which precision and which energy convention.
+        state: state dict of its network.
+        split: what to score on.
+        device: where to.
+        timesteps: the numbers t, each at most the trained T.
+        tick: is told how many samples are done.
+
+    Raises:
+        CheckpointError: the weights are of another network.
+        ValueError: a number of timesteps is out of range.
+    """
+    weights = {name: x.to(device) for name, x in state.items()}
+    variants = [at_timesteps(config.model, t) for t in timesteps]
+    networks = [load_model(model, weights, device) for model, _ in variants]
+    train = config.train
+    done = 0
+    with ExitStack() as stack:
+        scorers = [
+            stack.enter_context(Scorer(network, config.energy, train.precision))
+            for network in networks
+        ]
+        for inputs, labels in feed(split, torch.arange(len(split)), train.eval_batch_size, device):
+            for scorer, t in zip(scorers, timesteps, strict=True):
+                scorer.add(inputs if inputs.dim() == 4 else inputs[:, :t], labels)
+            done += len(labels)
+            tick(done)
+    return [
+        TimestepScore(
+            timesteps=model.timesteps,
+            block_size=model.block_size if model.attention == "statten" else None,
+            note=note,
+            evaluation=scorer.result(),
+        )
+        for (model, note), scorer in zip(variants, scorers, strict=True)
+    ]
