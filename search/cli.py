@@ -28,10 +28,13 @@ class SpiketuneGroup(click.Group):
         """Run a command.
 
         Raises:
-            SystemExit: with 2 for bad input, 1 for a failure.
+            SystemExit: with 2 for bad input, 1 for a failure, 130 for an interruption.
         """
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted", err=True)
+            sys.exit(130)
         except SpiketuneError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(error.exit_code)

@@ -55,10 +55,7 @@ def search_command(
         return
     from search.runner import start_search
 
-    with (
-        console.status("checking data, starting Ray and MLflow …"),
-        Progress(console, spec, []) as progress,
-    ):
+    with Progress(console, spec, []) as progress:
         outcome = start_search(spec, folder, file.read_text(), address, progress)
     _finish(console, spec, folder, outcome)
 

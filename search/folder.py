@@ -84,6 +84,8 @@ class SearchFolder:
                 f"{self.path}: a search named {self.name!r} exists already; "
                 "choose another --name or delete that folder"
             )
+        for leftover in self.path.glob("study.db*"):  # of a start that was cut off: no trial ran
+            leftover.unlink()
         (self.path / "trials").mkdir(exist_ok=True)
         resolved = yaml.safe_dump(spec.resolved(), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "search.yaml", text.encode())

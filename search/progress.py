@@ -71,6 +71,9 @@ class Progress:
             f"{duration(time.monotonic() - self._started_s)} elapsed",
             f"~{duration(left)} left" if left is not None else "",
         )
+        if not records:
+            waiting = Text("checking the data, starting Ray and MLflow …", style="dim")
+            return Group(head, waiting)
         return Group(head, self._best_line(records), self._trials(records))
 
     def _left_s(self, done: int, total: int) -> float | None:
