@@ -178,7 +178,9 @@ class Ledger:
         if layer_rates is not None:
             self._set(number, "layer_rates", dict(layer_rates))
         epochs = tuple(sorted((*record.epochs, entry), key=lambda e: e.epoch))
-        extra = {**record.extra, "layer_rates": dict(layer_rates or {})}
+        extra = dict(record.extra)
+        if layer_rates is not None:
+            extra["layer_rates"] = dict(layer_rates)
         self._records[number] = replace(record, epochs=epochs, extra=extra)
         return True
 

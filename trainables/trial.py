@@ -57,29 +57,32 @@ class SpikingTrial(tune.Trainable):
 
     def _epoch(self) -> dict[str, Any]:
         start = time.perf_counter()
-        run = self._open()
+        restored = self._run is None and self._restore()
+        run = self._run or self._fresh()
         opened_s = time.perf_counter() - start
-        if run.done:  # finished before the worker was lost, but after the checkpoint was written
-            return {**run.metrics, "done": True, "opened_s": opened_s}
+        if restored:
+            # The worker may have been lost after the checkpoint and before the report, so the
+            # epoch is reported again; the ledger ignores it when it knows it.
+            return {**run.metrics, **self._position(run), "opened_s": opened_s}
         metrics, rates = run.step()
         run.save(Path(self._assignment["folder"]))
-        return {
-            **metrics,
-            "done": run.done,
-            "opened_s": opened_s,
-            "num_steps": run.num_steps,
-            "layer_rates": json.dumps(rates),
-        }
+        position = self._position(run)
+        return {**metrics, **position, "opened_s": opened_s, "layer_rates": json.dumps(rates)}
 
-    def _open(self) -> TrialRun:
-        if self._run is None:
-            torch.set_num_threads(max(1, int(self._assignment["threads"])))
-            config = TrialConfig.model_validate(self._assignment["trial"])
-            self._run = TrialRun(config)
-            found = checkpoints.last_good(Path(self._assignment["folder"]))
-            if found is not None:
-                self._run.restore(found)
+    def _position(self, run: TrialRun) -> dict[str, Any]:
+        return {"done": run.done, "num_steps": run.num_steps}
+
+    def _fresh(self) -> TrialRun:
+        torch.set_num_threads(max(1, int(self._assignment["threads"])))
+        self._run = TrialRun(TrialConfig.model_validate(self._assignment["trial"]))
         return self._run
+
+    def _restore(self) -> bool:
+        """Continue from the last good checkpoint of the trial's folder, if there is one."""
+        found = checkpoints.last_good(Path(self._assignment["folder"]))
+        if found is not None:
+            self._fresh().restore(found)
+        return found is not None
 
 
 def _failure(reason: str, message: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,7 +30,8 @@ OBJECTIVES = (
 
 
 SERIAL = ("--set", "resources.concurrent=1")
-LONG = 30
+EPOCHS = 4  # as in the tiny search
+LONG = 12
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,8 +87,8 @@ def assert_tracked_exactly(uri: str, records: list[TrialRecord]) -> None:
         assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [
             (e.epoch, e.metrics["val_top1"]) for e in record.epochs
         ]
-        stamps = {m.step: m.timestamp for m in history}
-        assert stamps == {e.epoch: int(e.time_s * 1000) for e in record.epochs}
+        for metric, epoch in zip(sorted(history, key=lambda m: m.step), record.epochs, strict=True):
+            assert abs(metric.timestamp - 1000 * epoch.time_s) <= 1.0
 
 
 def test_ledger_mlflow_optuna_and_best_agree(finished: Path) -> None:
@@ -99,7 +101,7 @@ def test_ledger_mlflow_optuna_and_best_agree(finished: Path) -> None:
     client = MlflowClient(f"sqlite:///{finished / 'runs' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
-    order = ["metrics.val_top1 DESC", "metrics.energy_mj ASC"]
+    order = ["metrics.val_top1 DESC", "metrics.energy_mj ASC", "attributes.run_name ASC"]
     (top,) = client.search_runs([experiment.experiment_id], order_by=order, max_results=1)
     assert top.data.tags["spiketune.trial"] == tree["best"]["name"]
     assert top.data.metrics["val_top1"] == tree["best"]["metrics"]["val_top1"]
@@ -117,7 +119,7 @@ def test_early_stopping_followed_its_rule(finished: Path) -> None:
     assert any(r.state == "stopped" for r in records)
     for record in records:
         if record.state == "finished":
-            assert len(record.epochs) == 3
+            assert len(record.epochs) == EPOCHS
         else:
             assert record.reason == f"asha@{len(record.epochs)}"
 
@@ -146,16 +148,16 @@ def test_train_from_a_trial_gives_its_numbers_and_evaluates(finished: Path) -> N
     number = tree["best"]["number"]
     spiketune(finished, "train", "--from", f"tiny:{number}", "--out", "again")
     epochs = tree["best"]["epochs"]
-    checkpoint = f"again/epoch-{3:04d}.safetensors"
+    checkpoint = f"again/epoch-{EPOCHS:04d}.safetensors"
     found = spiketune_json(finished, "evaluate", checkpoint, "--split", "val")
-    if epochs == 3:
+    if epochs == EPOCHS:
         assert found["val_top1"] == tree["best"]["metrics"]["val_top1"]
         assert found["energy_mj"] == tree["best"]["metrics"]["energy_mj"]
     again = spiketune(finished, "train", "--from", f"tiny:{number}", "--out", "again")
-    assert "continuing after epoch 3" in again.stdout
+    assert f"continuing after epoch {EPOCHS}" in again.stdout
     test = spiketune_json(finished, "evaluate", checkpoint)
     assert test["split"] == "test"
-    assert test["samples"] == 360
+    assert test["samples"] == 359
 
 
 def test_status_lists_searches(finished: Path) -> None:
@@ -209,7 +211,8 @@ def test_a_signal_ends_in_order_and_resume_completes(
     spiketune(tmp_path, "resume", "tiny")
     records = records_of(tmp_path)
     assert [r.state for r in records] == ["finished"] * 3
-    assert all(len(r.epochs) == LONG for r in records)
+    for record in records:
+        assert [e.epoch for e in record.epochs] == list(range(1, LONG + 1))
     for index, epochs in before.items():
         assert records[index].epochs[: len(epochs)] == epochs
     assert_tracked_exactly(uri, records)
@@ -244,8 +247,7 @@ def test_over_http_on_a_cluster_that_runs(tmp_path: Path, mlflow_server: MlflowS
 @contextmanager
 def ray_cluster(folder: Path) -> Iterator[str]:
     """A Ray head node in processes of its own, ended by their ids."""
-    ray = shutil.which("ray")
-    assert ray is not None
+    ray = str(Path(sys.executable).with_name("ray"))
     port = free_port()
     start = [ray, "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1"]
     process = subprocess.Popen(
