@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from search.cli_options import format_option, set_option
 from spaces import SpaceError, load_search_space
 from spaces.problems import shown
 from spaces.summary import summarize
@@ -25,24 +26,11 @@ _MANY = 10**9
 
 @click.command("check")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override one value of the file, e.g. budget.trials=4 (may be repeated).",
-)
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How to print the result.",
-)
+@set_option
+@format_option
 @click.pass_context
 def check_command(
-    context: click.Context, file: Path, overrides: tuple[str, ...], output_format: str
+    context: click.Context, file: Path, overrides: tuple[str, ...], output: str
 ) -> None:
     """Check a search space FILE and show its size, constraints and examples."""
     try:
@@ -50,7 +38,7 @@ def check_command(
     except SpaceError as error:
         click.echo(str(error), err=True)
         context.exit(error.exit_code)
-    if output_format == "json":
+    if output == "json":
         click.echo(json.dumps(summary, indent=2))
         return
     render(summary, Console(highlight=False))

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from search.records import TrialRecord
 from search.results import best, pareto
-from search.wording import describe_params, duration, metric_text
+from search.wording import STATE_STYLES, describe_params, duration, metric_text
 from spaces.schema import SearchSpec
 
 SHOWN_ENDED = 5
@@ -102,12 +102,9 @@ class Progress:
             value = record.last.get(metric)
             table.add_row(
                 record.name,
-                Text(record.state, style=_STYLES[record.state]),
+                Text(record.state, style=STATE_STYLES[record.state]),
                 f"{len(record.epochs)}/{self._full_epochs}",
                 "" if value is None else metric_text(metric, value, named=False),
                 describe_params(record.params),
             )
         return table
-
-
-_STYLES = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}

@@ -57,6 +57,7 @@ def make_proposer(spec: SearchSpec, rungs: Sequence[int]) -> Proposer:
         raise ValueError(
             f"sampler.name must be one of {sorted(PROPOSERS)}, but got {spec.sampler.name!r}"
         )
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every in-memory study
     return PROPOSERS[spec.sampler.name](spec, rungs)
 
 

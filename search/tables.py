@@ -8,10 +8,8 @@ from rich.text import Text
 
 from search.records import TrialRecord
 from search.results import pareto, rank, saved_epochs
-from search.wording import describe_params, metric_text
+from search.wording import STATE_STYLES, describe_params, metric_text
 from spaces.schema import SearchSpec
-
-_STYLES = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
 
 
 def print_results(
@@ -34,7 +32,7 @@ def print_savings(console: Console, spec: SearchSpec, records: Sequence[TrialRec
     """Trials by state, and epochs against those of a run without early stopping."""
     full = spec.base_config.train.total_epochs
     spent, all_epochs = saved_epochs(records, full)
-    counts = {state: sum(r.state == state for r in records) for state in _STYLES}
+    counts = {state: sum(r.state == state for r in records) for state in STATE_STYLES}
     parts = [f"{count} {state}" for state, count in counts.items() if count]
     console.print(f"{len(records)} trials: {', '.join(parts)}.")
     if all_epochs:
@@ -61,7 +59,7 @@ def _table(
             f"{record.name}{star}",
             *(metric_text(o.metric, record.last[o.metric], named=False) for o in spec.objectives),
             str(len(record.epochs)),
-            Text(record.state, style=_STYLES[record.state]),
+            Text(record.state, style=STATE_STYLES[record.state]),
             describe_params(record.params),
         )
     return table

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _PERCENT = ("val_top1", "val_top5", "test_top1", "test_top5")
+STATE_STYLES = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
 _MICRO = 1e-2  # below this many mJ, µJ read better
 
 
