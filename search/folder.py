@@ -68,8 +68,8 @@ class SearchFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a search of this name has been started."""
-        return (self.path / "manifest.json").is_file()
+        """Whether a search of this name has been started: a ledger alone is one, never rubbish."""
+        return any((self.path / name).is_file() for name in ("manifest.json", "study.db"))
 
     def create(self, spec: SearchSpec, text: str) -> None:
         """Make the folder and its readable files; the manifest comes last and says it is whole.
@@ -84,8 +84,6 @@ class SearchFolder:
                 f"{self.path}: a search named {self.name!r} exists already; "
                 "choose another --name or delete that folder"
             )
-        for leftover in self.path.glob("study.db*"):  # of a start that was cut off: no trial ran
-            leftover.unlink()
         (self.path / "trials").mkdir(exist_ok=True)
         resolved = yaml.safe_dump(spec.resolved(), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "search.yaml", text.encode())

@@ -18,6 +18,7 @@ def run_preparation(root: Path, pause_s: float) -> None:
     """Prepare, slowly enough to be killed in the middle."""
     from trainables.data.prepare import Wanted, prepare_data
 
+    # Small data are done at once: the pause makes room for a kill between two recordings.
     wanted = Wanted(4, 34, lambda _done, _total: time.sleep(pause_s))
     found = prepare_data("nmnist", root, wanted)
     assert (found.train_samples, found.test_samples, found.classes) == (48, 8, 4)
@@ -73,7 +74,7 @@ def test_killed_preparation_blocks_nothing(
     draw = random.Random(num_kills)
     for _ in range(num_kills):
         process = prepare(tmp_path, 0.01)
-        time.sleep(draw.uniform(0.0, 1.0))
+        time.sleep(draw.uniform(0.0, 1.0))  # the random moment is what is tested
         process.kill()
         process.join(TIMEOUT_S)
         for cache in caches(tmp_path) if (tmp_path / "nmnist" / "frames").exists() else []:
