@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ _ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "30",
 }
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 OBJECT_STORE_BYTES = 256 * 2**20
 
 
@@ -26,13 +28,17 @@ def prepare_environment() -> None:
 
 
 @contextmanager
-def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
+def ray_session(
+    address: str | None, num_cpus: int | None = None, *, dashboard: bool = False
+) -> Iterator[None]:
     """Connect to Ray and leave nothing running behind.
 
     Args:
         address: `auto` or `host:port` of a running cluster; None starts a local one for this
-            process, bound to 127.0.0.1 and without dashboard.
+            process, bound to 127.0.0.1.
         num_cpus: CPUs of the local cluster; None for all.
+        dashboard: start Ray's dashboard too. Ray Train asks it whether a trial is still alive, to
+            free the CPUs and GPUs of one whose process was killed.
 
     Raises:
         ConnectionError: no cluster answers at the address.
@@ -41,9 +47,12 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
     import ray
 
     if address is None:
+        # Processes that share a trial talk over this machine only, whatever its name resolves to.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
         ray.init(
             num_cpus=num_cpus,
-            include_dashboard=False,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,

@@ -7,19 +7,27 @@ from spaces.schema import Resources
 from trainables.errors import InputError
 
 
+def trial_processes(resources: Resources) -> int:
+    """How many processes share a trial's batches; `processes: auto` takes one a whole GPU."""
+    if resources.processes != "auto":
+        return resources.processes
+    return 1 if resources.gpus == "auto" else max(1, math.floor(resources.gpus))
+
+
 def trial_resources(resources: Resources, available: Mapping[str, float]) -> dict[str, float]:
     """CPU and GPU of one trial.
 
     Args:
-        resources: the search's `resources` section; `gpus: auto` takes one where there is one.
+        resources: the search's `resources` section; `gpus: auto` takes one a process where there
+            are that many.
         available: the cluster's resources by Ray's names.
 
     Raises:
-        InputError: no machine of the cluster can hold one trial.
+        InputError: the cluster cannot hold one trial, or its processes cannot share what it has.
     """
-    gpus = resources.gpus
+    gpus, processes = resources.gpus, trial_processes(resources)
     if gpus == "auto":
-        gpus = 1.0 if available.get("GPU", 0.0) >= 1.0 else 0.0
+        gpus = float(processes) if available.get("GPU", 0.0) >= processes else 0.0
     wanted = {"cpu": float(resources.cpus), "gpu": float(gpus)}
     for name, key in (("cpu", "CPU"), ("gpu", "GPU")):
         if wanted[name] > available.get(key, 0.0):
@@ -27,7 +35,22 @@ def trial_resources(resources: Resources, available: Mapping[str, float]) -> dic
                 f"resources.{name}s must be at most {available.get(key, 0.0):g} (what the cluster "
                 f"has), but got {wanted[name]:g}"
             )
+    _check_shares(processes, wanted)
     return wanted
+
+
+def _check_shares(processes: int, wanted: Mapping[str, float]) -> None:
+    if processes == 1:
+        return
+    if wanted["cpu"] < processes:
+        raise InputError(
+            f"resources.cpus must be at least {processes} (one a process), "
+            f"but got {wanted['cpu']:g}"
+        )
+    if wanted["gpu"] not in (0.0, float(processes)):
+        raise InputError(
+            f"resources.gpus must be 0 or {processes} (one a process), but got {wanted['gpu']:g}"
+        )
 
 
 def concurrent_trials(

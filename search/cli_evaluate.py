@@ -75,14 +75,14 @@ def evaluate_command(
     with Console(stderr=True).status("evaluating") as status:
         scores = sweep(
             config,
-            saved.model,
+            saved.evaluated,
             part,
             device,
             chosen,
             lambda done: status.update(f"evaluating: {done} of {len(part)} samples"),
         )
         status.update("timing")
-        latencies = measure_latencies(config, saved.model, part, device)
+        latencies = measure_latencies(config, saved.evaluated, part, device)
     if plot is not None:
         from search.sweep_plot import draw_sweep
 

@@ -3,7 +3,9 @@
 import contextlib
 import socket
 import subprocess
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -29,12 +31,20 @@ SHOWN = ("train_loss", "val_loss", "val_top1", "energy_mj", "firing_rate", "epoc
 @click.command("train")
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option("--from", "source", metavar="NAME[:TRIAL]", help="A trial of a search; the best one.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that share each batch, with a GPU each where there are GPUs.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the checkpoints.")
 @set_option
 @runs_option
 def train_command(
     config: Path | None,
     source: str | None,
+    processes: int,
     out: Path | None,
     overrides: tuple[str, ...],
     runs: Path,
@@ -50,7 +60,7 @@ def train_command(
     else:
         trial, label = _from_search(runs, source or "", overrides)
     folder = (out or runs / "trained" / f"{label}-{trial.config_hash()[:8]}").resolve()
-    _train(make_console(), trial, folder)
+    _train(make_console(), trial, folder, processes)
 
 
 @click.command("ui")
@@ -86,25 +96,37 @@ def _from_search(runs: Path, source: str, overrides: tuple[str, ...]) -> tuple[T
     return trial_config(chosen.config, overrides, label), label
 
 
-def _train(console: Console, trial: TrialConfig, folder: Path) -> None:
+def _train(console: Console, trial: TrialConfig, folder: Path, processes: int) -> None:
     from trainables import checkpoint as checkpoints
-    from trainables.loop import TrialRun
 
-    run = TrialRun(trial)
-    found = checkpoints.last_good(folder)
-    if found is not None:
-        run.restore(found)
-        console.print(f"continuing after epoch {run.epoch} in {folder}")
+    last = checkpoints.last_good(folder)
+    epoch = 0 if last is None else last.epoch
+    epochs = _epochs(trial, folder, processes)
+    if last is not None:
+        next(epochs)  # the epoch of the checkpoint, reported again
+        console.print(f"continuing after epoch {epoch} in {folder}")
     console.print("  ".join(["epoch", *(f"{name:>11}" for name in SHOWN)]), style="bold")
-    while not run.done:
-        with console.status(f"epoch {run.epoch + 1} of {trial.train.total_epochs}"):
-            metrics, _ = run.step()
-            run.save(folder)
+    while epoch < trial.train.total_epochs:
+        with console.status(f"epoch {epoch + 1} of {trial.train.total_epochs}"):
+            metrics = next(epochs)
+        epoch = metrics["epoch"]
         cells = (f"{metric_text(n, metrics[n], named=False):>11}" for n in SHOWN)
-        console.print("  ".join([f"{run.epoch:5}", *cells]), highlight=False)
-    last = checkpoints.epoch_path(folder, run.epoch)
-    console.print(f"Checkpoint: {last}", highlight=False)
-    console.print(f"Next: spiketune evaluate {last}", highlight=False)
+        console.print("  ".join([f"{epoch:5}", *cells]), highlight=False)
+    epochs.close()
+    path = checkpoints.epoch_path(folder, epoch)
+    console.print(f"Checkpoint: {path}", highlight=False)
+    console.print(f"Next: spiketune evaluate {path}", highlight=False)
+
+
+def _epochs(
+    trial: TrialConfig, folder: Path, processes: int
+) -> Generator[dict[str, Any], None, None]:
+    from trainables.launch import train_alone, train_here
+
+    if processes == 1:
+        yield from train_alone(trial, folder)
+    else:
+        yield from train_here(trial, folder, processes)
 
 
 def _free_port() -> int:

@@ -7,14 +7,14 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from cluster.connect import ray_session
-from cluster.resources import concurrent_trials, trial_resources
+from cluster.resources import concurrent_trials, trial_processes, trial_resources
 from search.director import Director, Watcher
 from search.folder import SearchFolder
 from search.records import TrialRecord
@@ -76,7 +76,7 @@ def start_search(
         )
     check_data(spec.base_config)
     uri = _tracking_uri(spec, folder)
-    with ray_session(address):
+    with ray_session(address, dashboard=trial_processes(spec.resources) > 1):
         folder.create(spec, text)
         facts = {"seed": spec.sampler.seed, "versions": versions()}
         ledger = Ledger.create(folder.ledger_url, folder.name, spec.objectives, facts)
@@ -98,7 +98,7 @@ def resume_search(
     check_data(spec.base_config)
     uri = _tracking_uri(spec, folder)
     ledger = Ledger.open(folder.ledger_url, folder.name, spec.objectives)
-    with ray_session(address):
+    with ray_session(address, dashboard=trial_processes(spec.resources) > 1):
         return _run(spec, folder, ledger, uri, watcher)
 
 
@@ -154,23 +154,24 @@ def _fit(director: Director, folder: SearchFolder) -> None:
         register,
         unregister,
     )
-    from trainables.trial import SpikingTrial
 
     spec = director.spec
     available = ray.cluster_resources()
     wanted = trial_resources(spec.resources, available)
+    processes = trial_processes(spec.resources)
+    trainable = _trainable(wanted, processes)
     key = director.ledger.search_id
     register(key, director)
     # Tune's own bookkeeping is pickled and not ours to keep: the ledger is the record.
     with tempfile.TemporaryDirectory(prefix="spiketune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(SpikingTrial, wanted),
+            trainable,
             tune_config=tune.TuneConfig(
                 search_alg=LedgerSearcher(key),
                 scheduler=LedgerScheduler(key),
                 num_samples=-1,
                 max_concurrent_trials=concurrent_trials(spec.resources, wanted, available),
-                reuse_actors=True,
+                reuse_actors=processes == 1,
             ),
             run_config=tune.RunConfig(
                 name=folder.name,
@@ -185,6 +186,21 @@ def _fit(director: Director, folder: SearchFolder) -> None:
             tuner.fit()
         finally:
             unregister(key)
+
+
+def _trainable(wanted: Mapping[str, float], processes: int) -> Any:
+    from ray import tune
+
+    from trainables.trial import SharedTrial, SpikingTrial
+
+    if processes == 1:
+        return tune.with_resources(SpikingTrial, dict(wanted))
+    # The trial itself only waits: its processes ask for what it occupies. Tune wants it to ask for
+    # something: one byte of memory.
+    shared = tune.with_parameters(
+        SharedTrial, processes=processes, cpus=wanted["cpu"], gpus=wanted["gpu"]
+    )
+    return tune.with_resources(shared, {"cpu": 0.0, "memory": 1.0})
 
 
 @contextlib.contextmanager

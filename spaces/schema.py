@@ -101,10 +101,14 @@ class Budget(StrictModel):
 
 
 class Resources(StrictModel):
-    """What each trial occupies, and how many run at once (None: as many as fit)."""
+    """What each trial occupies, and how many run at once (None: as many as fit).
+
+    `processes` share a trial's batches and its CPUs and GPUs; `auto` is one a whole GPU.
+    """
 
     cpus: PositiveFloat = 1.0
     gpus: Annotated[float | Literal["auto"], BeforeValidator(_gpus)] = "auto"
+    processes: PositiveInt | Literal["auto"] = "auto"
     concurrent: PositiveInt | None = None
 
 

@@ -1,15 +1,16 @@
 """Checkpoints: one safetensors file an epoch, atomic, checksummed, with config and versions inside.
 
 Layout of a trial's folder: `epoch-0003.safetensors` (the last two) and `best.safetensors`. Tensors
-are named `model/<state-dict key>`, `optimizer/<index>/<slot>`; everything else is JSON in the
-header. Nothing is ever unpickled.
+are named `model/<state-dict key>`, `average/<state-dict key>` (averaged weights, where there are),
+`optimizer/<index>/<slot>` and `group/<index>/<option>`; everything else is JSON in the header.
+Nothing is ever unpickled.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ class Checkpoint:
         optimizer: optimiser state dict, or None in an exported file.
         metrics: the epoch's reported metrics.
         versions: package versions that made it.
+        scaler: gradient scaler's state; empty where there is none.
+        average: averaged state dict; None without averaging.
     """
 
     config: TrialConfig
@@ -49,6 +52,13 @@ class Checkpoint:
     optimizer: Mapping[str, Any] | None
     metrics: Mapping[str, float]
     versions: Mapping[str, str]
+    scaler: Mapping[str, Any] = field(default_factory=dict)
+    average: Mapping[str, torch.Tensor] | None = None
+
+    @property
+    def evaluated(self) -> Mapping[str, torch.Tensor]:
+        """The state dict that the metrics are of: the average where there is one."""
+        return self.model if self.average is None else self.average
 
 
 def versions() -> dict[str, str]:
@@ -68,6 +78,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "config": checkpoint.config.model_dump(mode="json"),
         "epoch": checkpoint.epoch,
         "optimizer": optimizer,
+        "scaler": dict(checkpoint.scaler),
         "metrics": dict(checkpoint.metrics),
         "versions": dict(checkpoint.versions),
     }
@@ -141,38 +152,66 @@ def prune(folder: Path, keep: int = KEEP_LAST) -> None:
 
 
 def _tensors(checkpoint: Checkpoint) -> tuple[dict[str, torch.Tensor], Any]:
-    tensors = {f"model/{k}": v.detach().cpu().contiguous() for k, v in checkpoint.model.items()}
+    tensors = _stored("model", checkpoint.model) | _stored("average", checkpoint.average or {})
     if checkpoint.optimizer is None:
         return tensors, None
-    slots: dict[str, dict[str, Any]] = {}
-    for index, state in checkpoint.optimizer["state"].items():
-        plain: dict[str, Any] = {}
-        for slot, value in state.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"optimizer/{index}/{slot}"] = value.detach().cpu().contiguous()
-            else:
-                plain[slot] = value
-        slots[str(index)] = plain
-    return tensors, {"slots": slots, "param_groups": checkpoint.optimizer["param_groups"]}
+    states = checkpoint.optimizer["state"]
+    slots = {str(i): _part(tensors, f"optimizer/{i}", state) for i, state in states.items()}
+    groups = enumerate(checkpoint.optimizer["param_groups"])
+    return tensors, {
+        "slots": slots,
+        "param_groups": [_part(tensors, f"group/{i}", group) for i, group in groups],
+    }
+
+
+def _stored(prefix: str, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}/{k}": v.detach().cpu().contiguous() for k, v in values.items()}
+
+
+def _part(
+    tensors: dict[str, torch.Tensor], prefix: str, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Put a mapping's tensors among the file's; what JSON can hold is returned."""
+    found = {k: v for k, v in values.items() if isinstance(v, torch.Tensor)}
+    tensors.update(_stored(prefix, found))
+    return {k: v for k, v in values.items() if k not in found}
 
 
 def _checkpoint(meta: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
-    optimizer: dict[str, Any] | None = None
-    if meta["optimizer"] is not None:
-        state = {int(index): dict(plain) for index, plain in meta["optimizer"]["slots"].items()}
-        for name, value in tensors.items():
-            if name.startswith("optimizer/"):
-                _, index, slot = name.split("/")
-                state[int(index)][slot] = value
-        optimizer = {"state": state, "param_groups": meta["optimizer"]["param_groups"]}
     return Checkpoint(
         config=TrialConfig.model_validate(meta["config"]),
         epoch=meta["epoch"],
-        model={k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")},
-        optimizer=optimizer,
+        model=_below("model/", tensors),
+        optimizer=_optimizer(meta["optimizer"], tensors),
         metrics=meta["metrics"],
         versions=meta["versions"],
+        scaler=meta["scaler"],
+        average=_below("average/", tensors) or None,
     )
+
+
+def _optimizer(
+    meta: Mapping[str, Any] | None, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, Any] | None:
+    if meta is None:
+        return None
+    state: dict[int, dict[str, Any]] = {int(i): dict(plain) for i, plain in meta["slots"].items()}
+    groups: list[dict[str, Any]] = [
+        # JSON has made lists of the tuples (`betas`)
+        {k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in group.items()}
+        for group in meta["param_groups"]
+    ]
+    for name, value in _below("optimizer/", tensors).items():
+        index, slot = name.split("/")
+        state[int(index)][slot] = value
+    for name, value in _below("group/", tensors).items():
+        index, option = name.split("/")
+        groups[int(index)][option] = value
+    return {"state": state, "param_groups": groups}
+
+
+def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:

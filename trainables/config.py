@@ -29,9 +29,9 @@ DatasetName = Literal[
     "nmnist",
 ]
 EventAugment = Literal["none", "snda", "cutout", "trivial"]
-Optimizer = Literal["adamw"]
+Optimizer = Literal["adamw", "lamb"]
 Loss = Literal["ce", "tet"]
-Precision = Literal["float32", "bf16"]
+Precision = Literal["float32", "bf16", "fp16", "float64"]
 Device = Literal["auto", "cpu", "cuda"]
 
 # Which attention modes each backbone has.
@@ -48,6 +48,7 @@ _PICTURE_SETTINGS = ("crop_scale", "randaugment", "crop_pct", "eval_size")
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
 class StrictModel(BaseModel):
@@ -146,7 +147,7 @@ class DataConfig(StrictModel):
     test_frac: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     shift_px: Annotated[int, Field(ge=0, le=8)] = 0
-    hflip: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    hflip: Share = 0.0
     crop_scale: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     randaugment: Annotated[str, Field(pattern=RANDAUGMENT)] = "none"
     dvs_augment: EventAugment = "none"
@@ -181,10 +182,21 @@ def _ignored_settings(name: str) -> tuple[str, ...]:
 
 
 class TrainConfig(StrictModel):
-    """How a trial optimises: schedule, loss, precision, seed.
+    """How a trial optimises: schedule, loss, mixing, precision, seed.
 
     Rates are per epoch as in the papers' recipes: linear warm-up from `warmup_lr` over
     `warmup_epochs`, cosine to `min_lr` over `epochs`, then `cooldown_epochs` at `min_lr`.
+
+    `batch_size` is the samples of one optimisation step, whatever the number of processes that
+    share them and of the parts (`accumulate`) they are worked through in.
+
+    `mixup` and `cutmix` are the alpha of their Beta distribution, 0 for off; a batch is mixed with
+    `mixup_prob`, by cutmix with `mixup_switch_prob` where both are on, and not at all from epoch
+    `mixup_off_epoch` (counted from 0; 0: mixed to the end). `ema_decay` above 0 averages the
+    weights; validation and the checkpoint's evaluation then use the average.
+
+    Half precisions are of convolutions and products: membrane potentials stay float32. float64 is
+    for comparing implementations, in which one flipped spike shows.
     """
 
     epochs: PositiveInt = 200
@@ -199,9 +211,19 @@ class TrainConfig(StrictModel):
     weight_decay: Rate = 0.06
     loss: Loss = "ce"
     label_smoothing: Fraction = 0.1
-    tet_lambda: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0e-3
+    tet_lambda: Share = 1.0e-3
     tet_mean: float = 1.0
+    mixup: Rate = 0.0
+    cutmix: Rate = 0.0
+    mixup_prob: Share = 1.0
+    mixup_switch_prob: Share = 0.5
+    mixup_off_epoch: Annotated[int, Field(ge=0)] = 0
+    ema_decay: Fraction = 0.0
+    accumulate: PositiveInt = 1
     precision: Precision = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    sync_batchnorm: bool = True
     device: Device = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
 
@@ -209,6 +231,11 @@ class TrainConfig(StrictModel):
     def total_epochs(self) -> int:
         """Epochs a full run takes, cool-down included."""
         return self.epochs + self.cooldown_epochs
+
+    def mixes(self, epoch: int) -> bool:
+        """Whether batches of an epoch (0 for the first) are mixed."""
+        is_off = self.mixup_off_epoch > 0 and epoch >= self.mixup_off_epoch
+        return not is_off and (self.mixup > 0.0 or self.cutmix > 0.0)
 
 
 class EnergyConfig(StrictModel):

@@ -34,6 +34,7 @@ from torch import nn
 from trainables.config import EnergyConfig
 from trainables.model.attention import BlockProduct, SpikeProduct
 from trainables.model.neurons import SpikingNeuron
+from trainables.parallel import World
 
 E_MAC_PJ = 4.6
 E_AC_PJ = 0.9
@@ -76,7 +77,7 @@ class EnergyProbe:
         self._first_conv_once = config.first_conv_once
         self._operations: dict[str, torch.Tensor] = {}
         self._spikes: dict[str, torch.Tensor] = {}
-        self._neurons: dict[str, int] = {}
+        self._neurons: dict[str, int | torch.Tensor] = {}
         self._num_images = 0
         self._num_steps = 0
         self._handles: list[Any] = []
@@ -120,17 +121,35 @@ class EnergyProbe:
             for name, ops in an_image.items()
         }
         macs = sum(an_image.get(name, 0.0) for name in self._analog)
-        rates = {name: float(n) / self._neurons[name] for name, n in self._spikes.items()}
+        rates = {name: float(n) / float(self._neurons[name]) for name, n in self._spikes.items()}
+        neurons = self._neurons.values()
         return EnergyReport(
             energy_mj=sum(layer_mj.values()),
             sops_g=(sum(an_image.values()) - macs) / 1e9,
             macs_g=macs / 1e9,
-            firing_rate=sum(float(n) for n in self._spikes.values()) / sum(self._neurons.values()),
+            firing_rate=sum(map(float, self._spikes.values())) / sum(map(float, neurons)),
             layer_rates=rates,
             layer_ops=an_image,
             layer_mj=layer_mj,
             convention="first conv once" if self._first_conv_once else "first conv T times",
         )
+
+    def gather(self, world: World) -> None:
+        """Add what the other processes counted; all of them must call this.
+
+        Raises:
+            RuntimeError: no image has passed here.
+        """
+        if self._num_images == 0:
+            raise RuntimeError("at least one batch must pass within the probe, but none has")
+        tables: tuple[dict[str, Any], ...] = (self._operations, self._spikes, self._neurons)
+        counts = [float(count) for table in tables for count in table.values()]
+        counts.append(float(self._num_images))
+        totals = world.total(torch.tensor(counts, dtype=torch.float64)).tolist()
+        self._num_images = int(totals.pop())
+        for table in tables:
+            for name in table:
+                table[name] = torch.tensor(totals.pop(0), dtype=torch.float64)
 
     def _count_images(
         self, _: nn.Module, args: tuple[torch.Tensor, ...], logits_TBK: torch.Tensor

@@ -1,5 +1,7 @@
 """Errors that users see without a traceback."""
 
+from typing import Self
+
 
 class SpiketuneError(Exception):
     """A failure whose message says what must hold, what was got and what to do.
@@ -31,3 +33,7 @@ class TrialFailedError(SpiketuneError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        """Survive the way from a worker: pickle would pass the message only."""
+        return type(self), (self.reason, str(self))

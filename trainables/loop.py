@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,10 +19,12 @@ from trainables.config import TrainConfig, TrialConfig
 from trainables.cost import parameter_count
 from trainables.data import DataSplits, Split, check_data
 from trainables.data.feeding import feed
-from trainables.errors import CheckpointError, TrialFailedError
-from trainables.losses import LOSSES
+from trainables.errors import CheckpointError, InputError, TrialFailedError
+from trainables.mixing import mix
 from trainables.model import build_model
-from trainables.scoring import Evaluation, Scorer, autocast
+from trainables.optimization import Optimization
+from trainables.parallel import ALONE, World
+from trainables.scoring import Evaluation, Scorer
 
 MIB = 2**20
 
@@ -39,7 +42,7 @@ def learning_rate(train: TrainConfig, epoch: int) -> float:
     return train.min_lr + (train.lr - train.min_lr) * cosine
 
 
-def pick_device(train: TrainConfig) -> torch.device:
+def pick_device(train: TrainConfig, index: int = 0) -> torch.device:
     """CUDA when asked for or, with `auto`, when there is one.
 
     Raises:
@@ -47,35 +50,37 @@ def pick_device(train: TrainConfig) -> torch.device:
     """
     if train.device == "cuda" and not torch.cuda.is_available():
         raise TrialFailedError("no_device", "train.device is cuda, but torch finds no CUDA device")
-    if train.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(train.device)
+    if train.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", index)
 
 
 class TrialRun:
     """One trial in progress: network, optimiser, data and the number of finished epochs.
 
     Everything random in an epoch is seeded by (seed, epoch), so a run that is resumed after an
-    epoch continues exactly as an uninterrupted one.
+    epoch continues exactly as an uninterrupted one. In a shared world every process has a run; all
+    of them must make the same calls.
     """
 
-    def __init__(self, config: TrialConfig) -> None:
+    def __init__(self, config: TrialConfig, world: World = ALONE) -> None:
         """Load the data and build the network at its seeded start.
 
         Raises:
-            InputError: the data are missing or do not fit the network.
+            InputError: the data are missing, do not fit the network or are too few for the world.
             TrialFailedError: the device asked for is absent.
         """
         self.config = config
+        self.world = world
         self.epoch = 0
         self.metrics: Mapping[str, float] = {}
-        self.device = pick_device(config.train)
+        self.device = pick_device(config.train, world.device_index)
         self.splits: DataSplits = check_data(config)
+        _check_share(config, self.splits, world)
+        self._dtype = torch.float64 if config.train.precision == "float64" else torch.float32
         torch.manual_seed(config.train.seed)
-        self.model: nn.Module = build_model(config.model).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.model, config.train.weight_decay), lr=config.train.lr
-        )
+        self.model: nn.Module = build_model(config.model).to(self.device, self._dtype)
+        self.optimization = Optimization(self.model, config.train, self.device, world)
         _reset_peak_memory(self.device)
 
     def step(self) -> tuple[dict[str, float], dict[str, float]]:
@@ -113,10 +118,13 @@ class TrialRun:
     def evaluate(self, split: Split) -> Evaluation:
         """Accuracy, loss and energy on a split; the network's mode is restored after."""
         train = self.config.train
-        batches = feed(split, torch.arange(len(split)), train.eval_batch_size, self.device)
-        with Scorer(self.model, self.config.energy, train.precision) as scorer:
+        mine = torch.arange(len(split))[self.world.rank :: self.world.size]
+        batches = feed(split, mine.split(train.eval_batch_size), self.device)
+        with Scorer(self.optimization.evaluated, self.config.energy, train.precision) as scorer:
             for inputs, labels in batches:
-                scorer.add(inputs, labels)
+                scorer.add(inputs.to(self._dtype), labels)
+        if self.world.is_shared:
+            scorer.gather(self.world)
         return scorer.result()
 
     def save(self, folder: Path) -> Path:
@@ -142,9 +150,9 @@ class TrialRun:
         if state.config != self.config:
             raise CheckpointError("the checkpoint belongs to another configuration")
         self.model.load_state_dict(dict(state.model))
-        if state.optimizer is not None:
-            self.optimizer.load_state_dict(dict(state.optimizer))
         self.epoch = state.epoch
+        if state.optimizer is not None:
+            self.optimization.restore(state.optimizer, state.scaler, state.average, self.num_steps)
         self.metrics = dict(state.metrics)
 
     @property
@@ -167,54 +175,60 @@ class TrialRun:
             config=self.config,
             epoch=self.epoch,
             model=self.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
+            optimizer=self.optimization.optimizer.state_dict(),
             metrics=self.metrics,
             versions=checkpoints.versions(),
+            scaler=self.optimization.scaler.state_dict(),
+            average=self.optimization.average,
         )
 
     def _train_epoch(self) -> float:
         train = self.config.train
         self.model.train()
-        rate = learning_rate(train, self.epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss_function = LOSSES[train.loss]
+        self.optimization.set_rate(learning_rate(train, self.epoch))
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        num_batches = 0
-        for inputs, labels in self._batches():
-            with autocast(self.device, train.precision):
-                logits_TBK = self.model(inputs)
-            loss = loss_function(logits_TBK.float(), labels, train)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
-            total += loss.detach()
-            num_batches += 1
-        mean = float(total) / num_batches
+        for inputs, target in self._batches():
+            share = len(inputs) * self.world.size / train.batch_size
+            total += self.optimization.step(inputs, target, share)
+        self.optimization.end_epoch()
+        num_batches = self._images_an_epoch // train.batch_size
+        mean = float(self.world.total(total.cpu())) / (num_batches * self.world.size)
         if not math.isfinite(mean):
             raise TrialFailedError("nan_loss", f"training loss is {mean} at epoch {self.epoch + 1}")
         return mean
 
     def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        train = self.config.train
+        """This process's inputs and targets of an epoch, augmented and mixed."""
+        train, rank = self.config.train, self.world.rank
         generator = torch.Generator().manual_seed(_epoch_seed(train.seed, self.epoch))
-        torch.manual_seed(_epoch_seed(train.seed, self.epoch))
         order = torch.randperm(len(self.splits.train), generator=generator)
-        chosen = order[: self._images_an_epoch]
-        yield from feed(self.splits.train, chosen, train.batch_size, self.device, generator)
+        batches = order[: self._images_an_epoch].split(train.batch_size)
+        if self.world.is_shared:
+            # One order for all, but each process's own augmentation and drop path.
+            batches = tuple(self.world.share(batch) for batch in batches)
+            generator.manual_seed(_epoch_seed(train.seed, self.epoch, rank))
+        torch.manual_seed(_epoch_seed(train.seed, self.epoch, rank))
+        mixing = np.random.default_rng([train.seed, self.epoch])
+        is_mixed = train.mixes(self.epoch)
+        for inputs, labels in feed(self.splits.train, batches, self.device, generator):
+            x = inputs.to(self._dtype)
+            if is_mixed:
+                yield mix(x, labels, self.config.model.num_classes, train, mixing)
+            else:
+                yield x, labels
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return (seed * 1_000_003 + epoch) % 2**63
+def _epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    return (seed * 1_000_003 + epoch + rank * 0x9E37_79B9_7F4A_7C15) % 2**63
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Decay on weights only: none on biases and 1-D parameters."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+def _check_share(config: TrialConfig, splits: DataSplits, world: World) -> None:
+    smallest = min((config.train.batch_size + 1) // 2, len(splits.val), len(splits.test))
+    if world.size > smallest:
+        raise InputError(
+            f"processes must be at most {smallest} (half of train.batch_size and the samples of "
+            f"validation and test), but got {world.size}"
+        )
 
 
 def _reset_peak_memory(device: torch.device) -> None:

@@ -1,6 +1,7 @@
 """Losses over per-timestep logits.
 
-Shapes: T timesteps, B batch, K classes.
+Targets are class indices `[B]`, which are smoothed here, or the soft labels `[B,K]` of mixed
+batches, which are smoothed already. Shapes: T timesteps, B batch, K classes.
 """
 
 from collections.abc import Callable
@@ -14,27 +15,30 @@ LossFunction = Callable[[torch.Tensor, torch.Tensor, TrainConfig], torch.Tensor]
 
 
 def averaged_cross_entropy(
-    logits_TBK: torch.Tensor, target_B: torch.Tensor, train: TrainConfig
+    logits_TBK: torch.Tensor, target: torch.Tensor, train: TrainConfig
 ) -> torch.Tensor:
     """Cross-entropy of the logits averaged over time, with label smoothing."""
-    return nnf.cross_entropy(
-        logits_TBK.mean(dim=0), target_B, label_smoothing=train.label_smoothing
-    )
+    return _cross_entropy(logits_TBK.mean(dim=0), target, train)
 
 
 def temporal_efficient_training(
-    logits_TBK: torch.Tensor, target_B: torch.Tensor, train: TrainConfig
+    logits_TBK: torch.Tensor, target: torch.Tensor, train: TrainConfig
 ) -> torch.Tensor:
     """TET: `(1-l) mean_t CE(o_t, y) + l MSE(o, mean)`.
 
     Source: Deng et al., ICLR 2022 (arXiv 2202.11946).
     """
-    repeated = target_B.repeat(logits_TBK.shape[0])
-    cross_entropy = nnf.cross_entropy(
-        logits_TBK.flatten(0, 1), repeated, label_smoothing=train.label_smoothing
-    )
+    repeated = target.repeat(logits_TBK.shape[0], *(1,) * (target.dim() - 1))
+    cross_entropy = _cross_entropy(logits_TBK.flatten(0, 1), repeated, train)
     regulariser = (logits_TBK - train.tet_mean).square().mean()
     return (1.0 - train.tet_lambda) * cross_entropy + train.tet_lambda * regulariser
+
+
+def _cross_entropy(
+    logits_BK: torch.Tensor, target: torch.Tensor, train: TrainConfig
+) -> torch.Tensor:
+    smoothing = 0.0 if target.is_floating_point() else train.label_smoothing
+    return nnf.cross_entropy(logits_BK, target, label_smoothing=smoothing)
 
 
 LOSSES: dict[str, LossFunction] = {

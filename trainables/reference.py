@@ -243,14 +243,20 @@ def save_reference(path: Path, checkpoint: Checkpoint) -> None:
     content = {
         "epoch": checkpoint.epoch - 1,
         "arch": "sdt",
-        "state_dict": {name: x.detach().cpu() for name, x in checkpoint.model.items()},
+        "state_dict": _on_cpu(checkpoint.model),
         "args": arguments,
         "version": 2,
         "metric": checkpoint.metrics.get("val_top1", checkpoint.metrics.get("reference_top1")),
     }
+    if checkpoint.average is not None:
+        content["state_dict_ema"] = _on_cpu(checkpoint.average)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomically(path, buffer.getvalue())
+
+
+def _on_cpu(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: x.detach().cpu() for name, x in state.items()}
 
 
 def _unpickle(path: Path) -> Mapping[str, Any]:

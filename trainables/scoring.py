@@ -14,6 +14,9 @@ from torch.nn import functional as nnf
 
 from trainables.config import EnergyConfig, Precision
 from trainables.energy import EnergyProbe, EnergyReport
+from trainables.parallel import World
+
+HALF: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,20 @@ class Scorer:
         """
         with autocast(inputs.device, self._precision):
             logits_TBK = self._model(inputs)
-        logits_BK = logits_TBK.float().mean(dim=0)
+        logits_BK = wide(logits_TBK).mean(dim=0)
         self._loss_sum += float(nnf.cross_entropy(logits_BK, labels, reduction="sum"))
         best = logits_BK.topk(min(5, logits_BK.shape[1]), dim=1).indices
         hits = best == labels[:, None]
         self._top1 += int(hits[:, 0].sum())
         self._top5 += int(hits.any(dim=1).sum())
         self._total += len(labels)
+
+    def gather(self, world: World) -> None:
+        """Add what the other processes scored; all of them must call this."""
+        counts = [self._loss_sum, float(self._top1), float(self._top5), float(self._total)]
+        loss, top1, top5, total = world.total(torch.tensor(counts, dtype=torch.float64)).tolist()
+        self._loss_sum, self._top1, self._top5, self._total = loss, int(top1), int(top5), int(total)
+        self._probe.gather(world)
 
     def result(self) -> Evaluation:
         """Averages over all batches.
@@ -93,8 +103,13 @@ class Scorer:
         )
 
 
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """The tensor in at least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Context in which a network computes in a precision; float32 changes nothing."""
-    if precision == "float32":
+    """Context in which a network computes in half precision, when it is to."""
+    if precision not in HALF:
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=HALF[precision])

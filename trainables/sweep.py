@@ -92,7 +92,8 @@ def sweep(
             stack.enter_context(Scorer(network, config.energy, train.precision))
             for network in networks
         ]
-        for inputs, labels in feed(split, torch.arange(len(split)), train.eval_batch_size, device):
+        batches = torch.arange(len(split)).split(train.eval_batch_size)
+        for inputs, labels in feed(split, batches, device):
             for scorer, t in zip(scorers, timesteps, strict=True):
                 scorer.add(inputs if inputs.dim() == 4 else inputs[:, :t], labels)
             done += len(labels)

@@ -1,6 +1,11 @@
-"""The Tune adapter: four thin hooks over the training loop; the only file here that imports Ray."""
+"""The Tune adapters: thin hooks over the training loop; the only file here that imports Ray.
+
+SpikingTrial trains in the trial's own process, SharedTrial in several through Ray Train.
+"""
 
 import json
+import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +16,12 @@ from ray import tune
 from trainables import checkpoint as checkpoints
 from trainables.config import TrialConfig
 from trainables.errors import SpiketuneError, TrialFailedError
+from trainables.launch import train_alone
 from trainables.loop import TrialRun
+from trainables.parallel import World
+
+POLL_S = 1.0
+END_S = 60.0
 
 
 class SpikingTrial(tune.Trainable):
@@ -32,12 +42,8 @@ class SpikingTrial(tune.Trainable):
         """Train and evaluate one epoch, checkpoint it, report it."""
         try:
             return self._epoch()
-        except TrialFailedError as error:
-            return _failure(error.reason, str(error))
-        except torch.cuda.OutOfMemoryError as error:
-            return _failure("out_of_memory", str(error))
-        except SpiketuneError as error:
-            return _failure("bad_input", str(error))
+        except (SpiketuneError, torch.cuda.OutOfMemoryError) as error:
+            return _final_failure(error) or {}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next assignment in the same process: imports and data stay loaded."""
@@ -83,6 +89,155 @@ class SpikingTrial(tune.Trainable):
         if found is not None:
             self._fresh().restore(found)
         return found is not None
+
+
+class SharedTrial(tune.Trainable):
+    """One trial whose batches several processes share, through Ray Train; an epoch a step.
+
+    The processes wait for leave before each epoch, so that a trial that is stopped ends in order
+    and gives back what it occupies.
+    """
+
+    def setup(
+        self, config: dict[str, Any], processes: int = 2, cpus: float = 2.0, gpus: float = 0.0
+    ) -> None:
+        """Take the assignment; work starts at the first step, where errors can be told apart.
+
+        Args:
+            config: as SpikingTrial's.
+            processes: how many share the trial.
+            cpus: CPUs of the whole trial.
+            gpus: GPUs of the whole trial; one a process, or none.
+        """
+        self._assignment = config
+        self._processes, self._cpus, self._gpus = processes, cpus, gpus
+        self._trainer: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def step(self) -> dict[str, Any]:
+        """Let the processes train an epoch, and report it.
+
+        Raises:
+            ray.train.TrainingFailedError: a process was lost; Tune starts the trial again.
+        """
+        start = time.perf_counter()
+        is_first = self._trainer is None
+        if self._trainer is None:
+            self._trainer = self._start()
+        else:
+            self._leave.put(True)
+        report = self._next_report(self._trainer)
+        opened_s = time.perf_counter() - start if is_first else 0.0
+        return {**report, "opened_s": opened_s}
+
+    def save_checkpoint(self, _checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing: our checkpoints lie in the search's folder."""
+        return {"number": self._assignment["number"]}
+
+    def load_checkpoint(self, _checkpoint: dict[str, Any] | None) -> None:
+        """Nothing: a restarted trial finds its last good checkpoint itself."""
+
+    def cleanup(self) -> None:
+        """End the processes and wait until they have given back their CPUs and GPUs."""
+        if self._trainer is None:
+            return
+        self._leave.put(False)
+        self._trainer.join(END_S)
+        self._leave.shutdown(force=True)
+        self._reports.shutdown(force=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    @property
+    def _scratch(self) -> Path:
+        # Ray Train insists on a folder of its own, on storage that all its nodes see.
+        return Path(self._assignment["folder"]) / "ray-train"
+
+    def _start(self) -> threading.Thread:
+        from ray.util.queue import Queue
+
+        self._leave = Queue(actor_options={"num_cpus": 0})
+        self._reports = Queue(actor_options={"num_cpus": 0})
+        thread = threading.Thread(target=self._fit, daemon=True)
+        thread.start()
+        return thread
+
+    def _fit(self) -> None:
+        from ray import train
+        from ray.train import torch as train_torch
+
+        use_gpu = self._gpus > 0.0
+        each = {"CPU": self._cpus / self._processes} | ({"GPU": 1.0} if use_gpu else {})
+        trainer = train_torch.TorchTrainer(
+            _share,
+            train_loop_config={
+                **self._assignment,
+                "threads": max(1, int(self._cpus) // self._processes),
+                "leave": self._leave,
+                "reports": self._reports,
+            },
+            torch_config=train_torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=train.ScalingConfig(
+                num_workers=self._processes, use_gpu=use_gpu, resources_per_worker=each
+            ),
+            run_config=train.RunConfig(name="shared", storage_path=str(self._scratch)),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:  # noqa: BLE001  # raised in the step that waits for it
+            self._error = error
+
+    def _next_report(self, trainer: threading.Thread) -> dict[str, Any]:
+        from ray.util.queue import Empty
+
+        while True:
+            is_running = trainer.is_alive()
+            try:
+                report: dict[str, Any] = self._reports.get(timeout=POLL_S)
+            except Empty:
+                if not is_running:
+                    return self._failed()
+            else:
+                return report
+
+    def _failed(self) -> dict[str, Any]:
+        error = self._error or RuntimeError("the processes of a shared trial ended early")
+        for failure in getattr(error, "worker_failures", {}).values():
+            final = _final_failure(getattr(failure, "_base_exc", failure))
+            if final is not None:
+                return final
+        raise error
+
+
+def _share(config: dict[str, Any]) -> None:
+    """One process of a shared trial."""
+    from ray import train
+    from ray.train.torch import get_device
+
+    torch.set_num_threads(config["threads"])
+    context = train.get_context()
+    device_index = get_device().index or 0
+    world = World(context.get_world_rank(), context.get_world_size(), device_index)
+    trial = TrialConfig.model_validate(config["trial"])
+    for epoch in train_alone(trial, Path(config["folder"]), world):
+        if world.rank == 0:
+            rates = epoch.pop("layer_rates", None)
+            config["reports"].put(epoch | ({"layer_rates": json.dumps(rates)} if rates else {}))
+        if not epoch["done"] and not _may_go_on(config["leave"], world):
+            return
+
+
+def _may_go_on(leave: Any, world: World) -> bool:
+    answer = bool(leave.get()) if world.rank == 0 else False
+    return bool(world.total(torch.tensor([int(answer)])).item())
+
+
+def _final_failure(error: BaseException) -> dict[str, Any] | None:
+    """The report of a failure that no retry can mend; None for any other."""
+    if isinstance(error, TrialFailedError):
+        return _failure(error.reason, str(error))
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return _failure("out_of_memory", str(error))
+    return _failure("bad_input", str(error)) if isinstance(error, SpiketuneError) else None
 
 
 def _failure(reason: str, message: str) -> dict[str, Any]:

@@ -62,7 +62,12 @@ CHANGES: dict[str, Any] = {
     "train.warmup_epochs": 2,
     "train.cooldown_epochs": 2,
     "train.weight_decay": 0.5,
+    "train.optimizer": "lamb",
     "train.loss": "tet",
+    "train.mixup": 0.5,
+    "train.cutmix": 1.0,
+    "train.ema_decay": 0.5,
+    "train.accumulate": 2,
     "train.label_smoothing": 0.3,
     "train.precision": "bf16",
     "train.seed": 7,
@@ -80,7 +85,12 @@ ELSEWHERE = {
     "data.dvs_augment": "tests/unit/test_augment.py",
     "data.crop_pct": "tests/contract/test_datasets.py",
     "data.eval_size": "tests/contract/test_datasets.py",
-    "train.optimizer": "one value so far",
+    "train.mixup_prob": "read with mixup, below",
+    "train.mixup_switch_prob": "read with mixup, below",
+    "train.mixup_off_epoch": "read with mixup, below",
+    "train.channels_last": "tests/unit/test_optimization.py",
+    "train.compile": "tests/unit/test_optimization.py",
+    "train.sync_batchnorm": "tests/contract/test_parallel.py",
     "train.tet_lambda": "read with loss=tet, below",
     "train.tet_mean": "read with loss=tet, below",
     "train.device": "decides where, not what",
@@ -138,6 +148,15 @@ def test_tet_reads_its_settings(key: str) -> None:
     other = TrialConfig.model_validate(with_overrides(tet.model_dump(), {key: 0.5}))
     (one, _), (two, _) = (TrialRun(config).step() for config in (tet, other))
     assert one["train_loss"] != two["train_loss"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("mixup_prob", 0.5), ("mixup_switch_prob", 0.9), ("mixup_off_epoch", 1)]
+)
+def test_mixing_reads_its_settings(key: str, value: float) -> None:
+    mixed = changed(TINY, train__mixup=0.5, train__cutmix=1.0)
+    other = changed(mixed, **{f"train__{key}": value})
+    assert list(fingerprint(mixed)) != list(fingerprint(other))
 
 
 def test_the_same_configuration_gives_the_same_run(base: list[Any]) -> None:

@@ -1,6 +1,6 @@
 """Hands a split's batches to the loop, preparing the next one while the network works."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -10,8 +10,7 @@ from trainables.data.splits import Split
 
 def feed(
     split: Split,
-    order: torch.Tensor,
-    batch_size: int,
+    batches: Sequence[torch.Tensor],
     device: torch.device,
     generator: torch.Generator | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -19,21 +18,19 @@ def feed(
 
     Args:
         split: the samples.
-        order: indices in the order they are wanted.
-        batch_size: samples a batch; the last one may be smaller.
+        batches: indices `[B]` of each batch, in the order they are wanted.
         device: where batches go.
         generator: randomness of training augmentation, drawn from in the batches' order; None for
             evaluation. Nobody else may draw from it before the last batch is out.
     """
-    chosen = order.split(batch_size)
     if not split.decodes:
-        for indices in chosen:
+        for indices in batches:
             yield split.batch(indices, device, generator)
         return
     # One thread and one batch ahead: the generator is drawn from in the same order as without.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed") as ahead:
-        coming = [ahead.submit(split.batch, indices, device, generator) for indices in chosen[:1]]
-        for indices in chosen[1:]:
+        coming = [ahead.submit(split.batch, indices, device, generator) for indices in batches[:1]]
+        for indices in batches[1:]:
             ready = coming.pop().result()
             coming.append(ahead.submit(split.batch, indices, device, generator))
             yield ready
