@@ -104,5 +104,5 @@ def _notes(spec: SearchSpec, size: dict[str, Any]) -> list[str]:
             f"no trial will be stopped early: grace_epochs {spec.stopping.grace_epochs} "
             f"covers all {epochs} epochs"
         )
-    notes.append("CPU seconds are rough estimates, good to a factor of two")
+    notes.append("CPU times are rough estimates, good to a factor of two")
     return notes
