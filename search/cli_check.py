@@ -11,16 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from search.cli_options import format_option, set_option
+from search.wording import duration
 from spaces import SpaceError, load_search_space
 from spaces.problems import shown
 from spaces.summary import summarize
 
-_UNIT_ROWS = (
-    ("params_m", "parameters (M)", "{:.3f}"),
-    ("macs_g", "MACs per image (G)", "{:.3f}"),
-    ("cpu_epoch_s", "CPU s per epoch", "~{:.1f}"),
-    ("cpu_trial_s", "CPU s per trial", "~{:.0f}"),
-)
+_COUNTS = (("params_m", "parameters (M)"), ("macs_g", "MACs per image (G)"))
+_TIMES = (("cpu_epoch_s", "CPU time per epoch"), ("cpu_trial_s", "CPU time per trial"))
+_SHORT_S = 10
 _MANY = 10**9
 
 
@@ -94,10 +92,17 @@ def _examples(examples: list[dict[str, Any]], console: Console) -> Table:
         values = [example["params"].get(key) for example in examples]
         table.add_row(Text(key), *(Text("-" if v is None else _value(v)) for v in values))
     table.add_section()
-    for key, label, pattern in _UNIT_ROWS:
-        costs = [example[key] for example in examples]
-        table.add_row(label, *("?" if cost is None else pattern.format(cost) for cost in costs))
+    for key, label in _COUNTS:
+        table.add_row(label, *(f"{example[key]:.3f}" for example in examples))
+    for key, label in _TIMES:
+        table.add_row(label, *(_time(example[key]) for example in examples))
     return table
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    return f"~{seconds:.1f}s" if seconds < _SHORT_S else f"~{duration(seconds)}"
 
 
 def _value(value: object) -> str:

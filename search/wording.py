@@ -33,10 +33,12 @@ def value_text(value: object) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as `42s`, `3m12s` or `2h05m`."""
+    """Seconds as `42s`, `3m12s`, `2h05m` or `4d06h`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    if whole < 86_400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86_400}d{whole % 86_400 // 3600:02d}h"

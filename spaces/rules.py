@@ -12,6 +12,7 @@ from spaces.problems import shown
 from spaces.wording import explain
 from trainables.config import ModelConfig, model_problems
 from trainables.cost import parameter_count, total_macs
+from trainables.data_cards import CARDS
 
 
 class Point(dict[str, Any]):
@@ -23,7 +24,8 @@ class Point(dict[str, Any]):
         if key == "params_m":
             return parameter_count(model) / 1e6
         if key == "macs_g":
-            return total_macs(model) / 1e9
+            card = CARDS[self["data.name"]]
+            return total_macs(model, is_sequence=card.is_sequence) / 1e9
         raise KeyError(key)
 
 

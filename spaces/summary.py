@@ -8,6 +8,7 @@ import numpy as np
 from spaces.schema import SearchSpec
 from spaces.space import MAX_LISTED_POINTS
 from trainables.cost import parameter_count, predict_epoch_s, total_macs, training_images
+from trainables.data_cards import CARDS
 
 NUM_EXAMPLES = 3
 _LOW_SHARE = 0.01
@@ -74,11 +75,12 @@ def _examples(spec: SearchSpec) -> list[dict[str, Any]]:
 def _example(spec: SearchSpec, params: dict[str, Any]) -> dict[str, Any]:
     config = spec.trial_config(params)
     images = training_images(config.data)
+    is_sequence = CARDS[config.data.name].is_sequence
     epoch_s = None if images is None else predict_epoch_s(config, images)
     return {
         "params": params,
         "params_m": parameter_count(config.model) / 1e6,
-        "macs_g": total_macs(config.model) / 1e9,
+        "macs_g": total_macs(config.model, is_sequence=is_sequence) / 1e9,
         "cpu_epoch_s": epoch_s,
         "cpu_trial_s": None if epoch_s is None else epoch_s * config.train.total_epochs,
     }
@@ -102,5 +104,5 @@ def _notes(spec: SearchSpec, size: dict[str, Any]) -> list[str]:
             f"no trial will be stopped early: grace_epochs {spec.stopping.grace_epochs} "
             f"covers all {epochs} epochs"
         )
-    notes.append("CPU seconds are rough estimates, good to a factor of two")
+    notes.append("CPU times are rough estimates, good to a factor of two")
     return notes

@@ -68,22 +68,28 @@ def _parameters(
     return total
 
 
-def macs_per_timestep(model: Model) -> dict[str, int]:
+def macs_per_timestep(model: Model, *, is_sequence: bool = False) -> dict[str, int]:
     """Dense multiply-accumulates of one image in one timestep, by layer.
+
+    Args:
+        model: a ModelConfig or a mapping of its fields by name.
+        is_sequence: whether a frame is one column of the image, as `DataCard.is_sequence` says.
 
     Returns:
         MACs under the state-dict name of each convolution and linear layer, and for each block
         `attn.kv` and `attn.qkv`, the two products of its attention mode.
     """
     get = _getter(model)
-    width, tokens, macs = get("width"), 0, {}
-    size = get("image_size")
+    width, macs = get("width"), {}
+    rows = get("image_size")
+    columns = 1 if is_sequence else rows
     channels = (get("in_channels"), width // 8, width // 4, width // 2, width)
     for stage, pools in enumerate(get("pooling")):
         name = f"patch_embed.proj_conv{stage or ''}"
-        macs[name] = 9 * channels[stage] * channels[stage + 1] * size * size
-        size = (size + 1) // 2 if pools == "1" else size
-    tokens = size * size
+        macs[name] = 9 * channels[stage] * channels[stage + 1] * rows * columns
+        if pools == "1":
+            rows, columns = (rows + 1) // 2, (columns + 1) // 2
+    tokens = rows * columns
     macs["patch_embed.rpe_conv"] = 9 * width * width * tokens
     product = _attention_product(get("attention"), width, get("heads"), tokens)
     for block in range(get("depth")):
@@ -104,10 +110,10 @@ def _attention_product(attention: str, width: int, heads: int, tokens: int) -> i
     return tokens * width * per_token
 
 
-def total_macs(model: Model) -> int:
+def total_macs(model: Model, *, is_sequence: bool = False) -> int:
     """Dense MACs of one image over all timesteps: `macs_g` of constraints is this in 1e9.
 
-    Same as `timesteps * sum(macs_per_timestep(model).values())`, without building the names.
+    Same as `timesteps * sum(macs_per_timestep(...).values())`, without building the names.
     """
     get = _getter(model)
     return _total_macs(
@@ -121,6 +127,7 @@ def total_macs(model: Model) -> int:
         get("image_size"),
         get("in_channels"),
         get("num_classes"),
+        is_sequence=is_sequence,
     )
 
 
@@ -136,6 +143,8 @@ def _total_macs(
     image_size: int,
     in_channels: int,
     num_classes: int,
+    *,
+    is_sequence: bool,
 ) -> int:
     one = {
         "depth": 1,
@@ -148,7 +157,7 @@ def _total_macs(
         "in_channels": in_channels,
         "num_classes": num_classes,
     }
-    layers = macs_per_timestep(one)
+    layers = macs_per_timestep(one, is_sequence=is_sequence)
     block = sum(macs for name, macs in layers.items() if name.startswith("block."))
     return timesteps * (sum(layers.values()) + (depth - 1) * block)
 
@@ -174,7 +183,8 @@ def predict_epoch_s(config: TrialConfig, num_images: int) -> float:
     num_steps = -(-num_images // config.train.batch_size)
     num_layers = 6 + 6 * model.depth
     overhead_s = _STEP_OVERHEAD_S + num_layers * model.timesteps * _LAYER_TIMESTEP_OVERHEAD_S
-    return 3 * total_macs(model) * num_images / _CPU_MACS_PER_S + num_steps * overhead_s
+    macs = total_macs(model, is_sequence=CARDS[config.data.name].is_sequence)
+    return 3 * macs * num_images / _CPU_MACS_PER_S + num_steps * overhead_s
 
 
 def _getter(model: Model) -> Any:

@@ -44,6 +44,7 @@ class DataCard:
         mean: of each channel, of pixels in [0, 1]; empty for event counts.
         std: likewise.
         note: what a person must know.
+        is_sequence: whether column w of an image is the frame of timestep w.
     """
 
     name: str
@@ -63,6 +64,7 @@ class DataCard:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     note: str = ""
+    is_sequence: bool = False
 
     @property
     def is_embedded(self) -> bool:
@@ -127,7 +129,7 @@ _CIFAR10_DVS_ARCHIVES = tuple(
 )
 
 
-def _cifar(name: str, title: str, classes: int, note: str = "") -> DataCard:
+def _cifar(name: str, title: str, classes: int, *, is_sequence: bool = False) -> DataCard:
     mean, std = _CIFAR10_STATS if classes == 10 else _CIFAR100_STATS
     return DataCard(
         name=name,
@@ -146,7 +148,8 @@ def _cifar(name: str, title: str, classes: int, note: str = "") -> DataCard:
         archives=(_CIFAR10_ARCHIVE if classes == 10 else _CIFAR100_ARCHIVE,),
         mean=mean,
         std=std,
-        note=note,
+        note=_COLUMNS if is_sequence else "",
+        is_sequence=is_sequence,
     )
 
 
@@ -184,8 +187,8 @@ _CARDS = (
     ),
     _cifar("cifar10", "CIFAR-10", 10),
     _cifar("cifar100", "CIFAR-100", 100),
-    _cifar("seq_cifar10", "sequential CIFAR-10", 10, _COLUMNS),
-    _cifar("seq_cifar100", "sequential CIFAR-100", 100, _COLUMNS),
+    _cifar("seq_cifar10", "sequential CIFAR-10", 10, is_sequence=True),
+    _cifar("seq_cifar100", "sequential CIFAR-100", 100, is_sequence=True),
     DataCard(
         name="imagenet",
         title="ImageNet-1k, or any set of images in class folders",

@@ -100,6 +100,20 @@ def test_block_product_is_attention_within_a_block(timesteps: int, c: int, event
     assert torch.allclose(product, naive_statten(q, k, v, c, scale), atol=1e-12)
 
 
+def test_frames_of_one_column_are_scaled_by_their_height() -> None:
+    config = ModelConfig(width=16, heads=2, depth=1, timesteps=8, block_size=4, image_size=32)
+    torch.manual_seed(0)
+    model = build_model(config).double()
+    seen: list[tuple[torch.Tensor, ...]] = []
+    product = model.block[0].attn.product
+    product.register_forward_hook(lambda _, given, out: seen.append((*given[:3], out)))
+    model(torch.randn(2, 8, 3, 32, 1).double() * 3).sum().backward()
+    ((q, k, v, out),) = seen
+    assert q.shape == (8, 2, 2, 8, 8)  # a grid of 8x1
+    assert out.abs().sum() > 0
+    assert torch.allclose(out, naive_statten(q, k, v, 4, 1 / 8), atol=1e-12)
+
+
 @pytest.mark.parametrize("attention", sorted(ATTENTION_MODES))
 @pytest.mark.parametrize("event", [False, True])
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.config import DataConfig, ModelConfig, TrainConfig, TrialConfig
 from trainables.cost import (
@@ -8,6 +10,7 @@ from trainables.cost import (
     total_macs,
     training_images,
 )
+from trainables.model import build_model
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,27 @@ def test_macs_of_imagenet_8_768_are_the_papers() -> None:
 def test_total_macs_sums_layers_and_timesteps(attention: str, depth: int) -> None:
     model = ModelConfig.model_validate({"attention": attention, "depth": depth, "width": 64})
     assert total_macs(model) == model.timesteps * sum(macs_per_timestep(model).values())
+
+
+@pytest.mark.parametrize("attention", ["statten", "ssa"])
+def test_a_sequence_costs_what_its_columns_do(attention: str) -> None:
+    model = ModelConfig.model_validate(
+        {"attention": attention, "depth": 1, "width": 16, "timesteps": 8, "image_size": 32}
+    )
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        build_model(model).eval()(torch.randn(1, 8, 3, 32, 1))
+    told = total_macs(model, is_sequence=True)
+    assert told == 8 * sum(macs_per_timestep(model, is_sequence=True).values())
+    assert 2 * told == counter.get_total_flops()
+
+
+def test_only_sequential_sets_are_predicted_as_sequences() -> None:
+    model = ModelConfig(timesteps=32, block_size=32)
+    whole, columns = (
+        predict_epoch_s(TrialConfig(model=model, data=DataConfig(name=name)), 1000)
+        for name in ("cifar10", "seq_cifar10")
+    )
+    assert columns < whole / 8
 
 
 def test_attention_products_cost_what_their_formula_says() -> None:

@@ -73,7 +73,7 @@ def test_the_table_is_plain_and_complete() -> None:
         "20 trials",
         "model.block_size",
         "params_m <= 0.5",
-        "CPU s",
+        "CPU time",
         "note",
     ):
         assert part in text

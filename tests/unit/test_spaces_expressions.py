@@ -128,6 +128,8 @@ def test_derived_names_are_the_costs() -> None:
     model = TrialConfig().model
     assert point["params_m"] == parameter_count(model) / 1e6
     assert point["macs_g"] == total_macs(model) / 1e9
+    columns = Point({**BASE, "data.name": "seq_cifar10"})
+    assert columns["macs_g"] == total_macs(model, is_sequence=True) / 1e9
     with pytest.raises(KeyError):
         point["other"]
 

@@ -6,12 +6,7 @@ from functools import lru_cache
 from trainables.config import DataConfig, ModelConfig, TrialConfig
 from trainables.data.digits_dvs import load_digit_events
 from trainables.data.events import EVENT_SETS, load_events
-from trainables.data.images import (
-    SEQUENCES,
-    load_cifar,
-    load_digit_images,
-    load_picture_folders,
-)
+from trainables.data.images import load_cifar, load_digit_images, load_picture_folders
 from trainables.data.splits import DataSplits, Split
 from trainables.data_cards import CARDS
 from trainables.errors import InputError
@@ -39,7 +34,7 @@ def load_data(data: DataConfig, model: ModelConfig) -> DataSplits:
     """
     card = CARDS[data.name]
     # Of the network only these decide what is loaded: trials that differ elsewhere share it.
-    has_frames = card.is_event or data.name in SEQUENCES
+    has_frames = card.is_event or card.is_sequence
     timesteps = model.timesteps if has_frames else 1
     splits = _load(
         data, ModelConfig(timesteps=timesteps, image_size=model.image_size, attention="sdt")

@@ -30,7 +30,6 @@ CIFAR_FILES = {
     "cifar-10-batches-py": ([f"data_batch_{i}" for i in range(1, 6)], "test_batch", "labels"),
     "cifar-100-python": (["train"], "test", "fine_labels"),
 }
-SEQUENCES = ("seq_cifar10", "seq_cifar100")
 PICTURE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 
 
@@ -184,7 +183,7 @@ def load_cifar(data: DataConfig, model: ModelConfig) -> DataSplits:
         InputError: files are missing or damaged, or timesteps do not fit the columns.
     """
     card = CARDS[data.name]
-    is_sequence = data.name in SEQUENCES
+    is_sequence = card.is_sequence
     if is_sequence and model.timesteps != model.image_size:
         raise InputError(
             f"model.timesteps must be model.image_size ({model.image_size} columns) for data "

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from trainables.config import DataConfig, DatasetName, ModelConfig
+from trainables.data.cifar_files import read_batch
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,26 @@ class Case:
     def lay_out(self, root: Path) -> Path:
         """Put the data below `root`; skip where real ones are absent."""
         if self.link is not None:
-            source, target = SHARED / self.link[0], root / self.link[1]
-            if not source.exists():
-                pytest.skip(f"{source} is absent: it holds real data that are not shipped")
+            target = root / self.link[1]
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(source)
+            target.symlink_to(self.real_data())
         elif self.name in WRITERS:
             WRITERS[self.name](root)
         return root
+
+    def lay_out_few(self, root: Path) -> Path:
+        """As `lay_out`, but of large sets only some samples of some classes."""
+        if self.name in SHORTENERS and self.link is not None:
+            SHORTENERS[self.name](self.real_data(), root / self.link[1])
+            return root
+        return self.lay_out(root)
+
+    def real_data(self) -> Path:
+        """Where the real data lie; skip where they are absent."""
+        source = SHARED / (self.link[0] if self.link else "")
+        if not source.exists():
+            pytest.skip(f"{source} is absent: it holds real data that are not shipped")
+        return source
 
 
 EVENTS = {"event_data": True, "in_channels": 2}
@@ -163,6 +176,31 @@ def write_pictures(folder: Path, classes: int = 3, each: int = 6) -> None:
                 pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(target / f"{number}.JPEG")
 
+
+def shorten_cifar10(source: Path, target: Path, each: int = 64) -> None:
+    """The first images of each batch file."""
+    folder = "cifar-10-batches-py"
+    (target / folder).mkdir(parents=True)
+    for path in (source / folder).glob("*_batch*"):
+        images, labels = read_batch(path, "labels")
+        rows = images[:each].transpose(0, 3, 1, 2).reshape(each, -1)
+        tree = {b"data": np.ascontiguousarray(rows), b"labels": labels[:each].tolist()}
+        (target / folder / path.name).write_bytes(pickle.dumps(tree, protocol=2))
+
+
+def shorten_pictures(source: Path, target: Path, classes: int = 3) -> None:
+    """The first classes."""
+    for part in ("train", "val"):
+        (target / part).mkdir(parents=True)
+        for folder in sorted((source / part).iterdir())[:classes]:
+            (target / part / folder.name).symlink_to(folder)
+
+
+SHORTENERS = {
+    "cifar10": shorten_cifar10,
+    "seq_cifar10": shorten_cifar10,
+    "imagenet": shorten_pictures,
+}
 
 WRITERS = {
     "cifar100": write_cifar100,
