@@ -1,8 +1,6 @@
 """Training one network to its end: in this process, or shared by several on this machine."""
 
-import contextlib
 import os
-import queue
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -79,7 +77,8 @@ def train_here(config: TrialConfig, folder: Path, processes: int) -> Iterator[di
     """
     check_data(config)  # what is wrong with the input is said before anything is started
     _check_devices(config, processes)
-    reports: Any = mp.get_context("spawn").Queue()
+    # Written by the process itself, not by a thread that its end may cut off.
+    reports: Any = mp.get_context("spawn").SimpleQueue()
     threads = max(1, torch.get_num_threads() // processes)
     with tempfile.TemporaryDirectory(prefix="spiketune-") as scratch:
         started = start_processes(
@@ -105,7 +104,7 @@ def _epochs(started: Any, reports: Any) -> Iterator[dict[str, Any]]:
         try:
             is_running = not started.join(timeout=POLL_S)
         except (ProcessRaisedException, ProcessExitedException) as error:
-            failure, is_running = error, False
+            failure, is_running = failure or error, False
         for item in _waiting(reports):
             if isinstance(item, dict):
                 yield item
@@ -118,9 +117,8 @@ def _epochs(started: Any, reports: Any) -> Iterator[dict[str, Any]]:
 
 
 def _waiting(reports: Any) -> Iterator[Any]:
-    with contextlib.suppress(queue.Empty):
-        while True:
-            yield reports.get(block=False)
+    while not reports.empty():
+        yield reports.get()
 
 
 def _check_devices(config: TrialConfig, processes: int) -> None:
