@@ -66,6 +66,7 @@ def test_why_training_failed_is_told_through_the_command_line(tmp_path: Path) ->
     assert "lost" not in done.output
 
 
+@pytest.mark.slow  # Ray Train starts some ten processes a trial
 def test_trials_of_two_processes_give_back_what_they_occupy(tmp_path: Path) -> None:
     # Two CPUs and two trials of two processes: the second starts only if the first has let go.
     shared = (
@@ -75,7 +76,7 @@ def test_trials_of_two_processes_give_back_what_they_occupy(tmp_path: Path) -> N
         "budget.trials=2",
     )
     options = [part for setting in (*shared, "stopping.name=none") for part in ("--set", setting)]
-    spiketune(tmp_path, "search", str(write_space(tmp_path)), *options)
+    spiketune(tmp_path, "search", str(write_space(tmp_path)), *options, timeout_s=900)
     tree = spiketune_json(tmp_path, "status", "tiny")
     assert [trial["state"] for trial in tree["trials"]] == ["finished", "finished"]
     for trial in tree["trials"]:

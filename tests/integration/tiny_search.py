@@ -53,7 +53,9 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-W", "default", "-m", "search.cli", *arguments]
 
 
-def spiketune(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+def spiketune(
+    folder: Path, *arguments: str, code: int = 0, timeout_s: float = 300
+) -> subprocess.CompletedProcess[str]:
     """Run the command to its end and expect an exit status."""
     done = subprocess.run(
         command(*arguments),
@@ -61,7 +63,7 @@ def spiketune(folder: Path, *arguments: str, code: int = 0) -> subprocess.Comple
         env=environment(folder),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout_s,
         check=False,
     )
     assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr}"
