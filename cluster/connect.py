@@ -40,18 +40,18 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
     prepare_environment()
     import ray
 
-    if address is None:
-        ray.init(
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-        )
-    else:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
+        if address is None:
+            ray.init(
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         yield
     finally:
         ray.shutdown()

@@ -19,6 +19,7 @@ from search.cli_options import (
 )
 from search.folder import SearchFolder, all_searches
 from search.progress import Progress
+from search.recorded import check_same, open_ledger
 from search.records import TrialRecord
 from search.results import best, pareto, rows
 from search.tables import print_results, print_savings
@@ -34,6 +35,7 @@ TOP = 10
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", help="Name of the search; the file's `name` unless given.")
 @click.option("--dry-run", is_flag=True, help="Check everything, start nothing.")
+@click.option("--resume", is_flag=True, help="Continue the search if the name is taken by it.")
 @set_option
 @address_option
 @runs_option
@@ -41,6 +43,7 @@ def search_command(
     file: Path,
     name: str | None,
     dry_run: bool,  # noqa: FBT001
+    resume: bool,  # noqa: FBT001
     overrides: tuple[str, ...],
     address: str | None,
     runs: Path,
@@ -53,6 +56,11 @@ def search_command(
     if dry_run:
         click.echo(f"{file} is valid: {spec.budget.trials} trials would go to {folder.path}")
         return
+    if resume and folder.exists:
+        known, _, records = open_recorded(runs, folder.name)
+        check_same(known, spec, folder.name)
+        _resume(console, known, folder, records, address, force=False)
+        return
     from search.runner import start_search
 
     with Progress(console, spec, []) as progress:
@@ -62,16 +70,34 @@ def search_command(
 
 @click.command("resume")
 @click.argument("name")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Go on under other versions, or without what a damaged log has lost.",
+)
 @address_option
 @runs_option
-def resume_command(name: str, address: str | None, runs: Path) -> None:
+def resume_command(name: str, force: bool, address: str | None, runs: Path) -> None:  # noqa: FBT001
     """Continue the search NAME: finished trials are kept, unfinished ones go on."""
-    spec, folder, records = open_recorded(runs, name)
+    folder = SearchFolder(runs, name)
+    spec, ledger = open_ledger(folder, force=force)
+    ledger.close()
+    _resume(make_console(), spec, folder, ledger.records, address, force=force)
+
+
+def _resume(
+    console: Console,
+    spec: SearchSpec,
+    folder: SearchFolder,
+    records: list[TrialRecord],
+    address: str | None,
+    *,
+    force: bool,
+) -> None:
     from search.runner import resume_search
 
-    console = make_console()
     with Progress(console, spec, records) as progress:
-        outcome = resume_search(spec, folder, address, progress)
+        outcome = resume_search(folder, address, progress, force=force)
     _finish(console, spec, folder, outcome)
 
 

@@ -73,16 +73,30 @@ def resolve_uri(uri: str | None, runs_dir: Path) -> str:
     """
     if uri is None:
         return default_uri(runs_dir)
-    scheme, _, name = uri.partition(":")
+    return environment_value("tracking.uri", uri, "the MLflow address")
+
+
+def environment_value(key: str, value: str, what: str) -> str:
+    """Follow `env:NAME`; any other value is itself.
+
+    Args:
+        key: the YAML's key, for the message.
+        value: what it holds.
+        what: what the variable must hold.
+
+    Raises:
+        InputError: the variable is not set.
+    """
+    scheme, _, name = value.partition(":")
     if scheme != "env":
-        return uri
-    value = os.environ.get(name, "")
-    if not value:
+        return value
+    found = os.environ.get(name, "")
+    if not found:
         raise InputError(
-            f"tracking.uri is `{uri}`, but the environment variable {name} is not set; "
-            "set it to the MLflow address, or leave tracking.uri out for the embedded store"
+            f"{key} is `{value}`, but the environment variable {name} is not set; "
+            f"set it to {what}, or leave {key} out for the embedded store"
         )
-    return value
+    return found
 
 
 def artifact_root(uri: str, runs_dir: Path) -> str | None:

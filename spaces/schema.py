@@ -82,7 +82,8 @@ class Stopping(StrictModel):
     """When a trial ends early.
 
     `metric` is the first objective's unless set; `mode` follows from the metric where it can.
-    `trial_timeout_s` is the time without a report after which a trial counts as hanging.
+    `trial_timeout_s` is the time without a report after which a trial counts as hanging;
+    `max_retries` is how often a trial may start again after it hung or its worker was lost.
     """
 
     name: Literal["asha", "none"] = "asha"
@@ -91,6 +92,7 @@ class Stopping(StrictModel):
     grace_epochs: PositiveInt = 1
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     trial_timeout_s: PositiveFloat | None = None
+    max_retries: Annotated[int, Field(ge=0, le=20)] = 2
 
 
 class Budget(StrictModel):
