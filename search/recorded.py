@@ -87,6 +87,12 @@ def open_ledger(
     place = _recorded_place(folder)
     ledger = Ledger.open(ledger_url(folder, place), folder.name, lossy=force)
     try:
+        missing = {"spec", "text", "seed", "created_s"} - ledger.facts.keys()
+        if missing:
+            raise LedgerError(
+                f"{redact(ledger_url(folder, place))}: the ledger is damaged: its {min(missing)!r} "
+                "is missing; restore it from a copy (it is never overwritten)"
+            )
         spec = recorded_spec(ledger.facts, folder)
         if write:
             manifest = _own_manifest(folder, ledger)
