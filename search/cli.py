@@ -17,6 +17,7 @@ from search.cli_search import (
     search_command,
     status_command,
 )
+from search.cli_sync import sync_command
 from search.cli_train import train_command, ui_command
 from trainables.errors import SpiketuneError
 
@@ -63,6 +64,7 @@ for _command in (
     status_command,
     best_command,
     report_command,
+    sync_command,
     train_command,
     evaluate_command,
     convert_command,
