@@ -131,13 +131,14 @@ def status_command(name: str | None, output: str, runs: Path) -> None:
         console.print(f"No searches in {runs}.")
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("search", "trials", "running", "finished", "stopped", "failed", "best"):
+    states = ("running", "finished", "stopped", "failed")
+    for column in ("search", "trials", *states, "best", "driver"):
         table.add_column(column, no_wrap=True)
     for tree in trees:
-        states = tree["states"]
-        counts = [str(states[s]) for s in ("running", "finished", "stopped", "failed")]
+        counts = [str(tree["states"][state]) for state in states]
         shown = metric_text(*tree["best"]) if tree["best"] else "-"
-        table.add_row(tree["name"], f"{tree['trials']}/{tree['budget']}", *counts, shown)
+        done = f"{tree['trials']}/{tree['budget']}"
+        table.add_row(tree["name"], done, *counts, shown, tree["driver"] or "-")
     console.print(table)
 
 
@@ -166,7 +167,10 @@ def best_tree(spec: SearchSpec, name: str, records: list[TrialRecord]) -> dict[s
 
 
 def _status_tree(runs: Path, name: str) -> dict[str, Any]:
-    spec, folder, records = open_recorded(runs, name)
+    folder = SearchFolder(runs, name)
+    spec, ledger = open_ledger(folder)
+    records, holder = ledger.records, ledger.holder
+    ledger.close()
     top = best(records, spec.objectives)
     first = spec.objectives[0].metric
     return {
@@ -179,6 +183,7 @@ def _status_tree(runs: Path, name: str) -> dict[str, Any]:
             for state in ("running", "finished", "stopped", "failed")
         },
         "best": [first, top.last[first]] if top else None,
+        "driver": None if holder is None or holder.alive is False else str(holder),
     }
 
 

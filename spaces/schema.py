@@ -20,7 +20,10 @@ from trainables.config import StrictModel, TrialConfig, flatten, with_overrides
 
 NAME_PATTERN = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
 _ENVIRONMENT = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
-_SECRET_PARAMETER = re.compile(r"[?&](password|passwd|pwd|token|secret)=", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(
+    r"[?&](\w*(password|passwd|pwd|token|secret|api_?key|access_?key|signature|credential)|sig)=",
+    re.IGNORECASE,
+)
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
