@@ -35,7 +35,7 @@ clean:  ## Remove everything that was built or recorded
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lock: $(STAMP)  ## Pin the newest versions that pyproject.toml allows
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra cuda --universal \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra cuda --extra postgres --universal \
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --output-file requirements.lock --quiet
 

@@ -1,10 +1,13 @@
 """Connecting to Ray: a private local cluster, or one that runs already."""
 
+import contextlib
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # Read when ray is imported: no call home, no loggers that we do not use, our own progress display.
 _ENVIRONMENT = {
@@ -27,6 +30,23 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def protect_token() -> None:
+    """Make Ray's authentication token readable by its owner only; Ray itself lets everyone."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        stream = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(stream, secrets.token_hex(32).encode())
+        finally:
+            os.close(stream)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+
+
 @contextmanager
 def ray_session(
     address: str | None, num_cpus: int | None = None, *, dashboard: bool = False
@@ -35,7 +55,7 @@ def ray_session(
 
     Args:
         address: `auto` or `host:port` of a running cluster; None starts a local one for this
-            process, bound to 127.0.0.1.
+            process, bound to 127.0.0.1, with token authentication.
         num_cpus: CPUs of the local cluster; None for all.
         dashboard: start Ray's dashboard too. Ray Train asks it whether a trial is still alive, to
             free the CPUs and GPUs of one whose process was killed.
@@ -44,23 +64,27 @@ def ray_session(
         ConnectionError: no cluster answers at the address.
     """
     prepare_environment()
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if os.environ["RAY_AUTH_MODE"] == "token":
+            protect_token()
     import ray
 
-    if address is None:
-        # Processes that share a trial talk over this machine only, whatever its name resolves to.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
-        ray.init(
-            num_cpus=num_cpus,
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-        )
-    else:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
+        if address is None:
+            # Processes that share a trial talk over this machine, whatever its name resolves to.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+            ray.init(
+                num_cpus=num_cpus,
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         yield
     finally:
         ray.shutdown()

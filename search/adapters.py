@@ -13,7 +13,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from search.director import Director
+from search.director import WAIT, Director
+from search.retries import HANG, loss_of
 
 _DIRECTORS: dict[str, Director] = {}
 
@@ -28,6 +29,10 @@ def unregister(key: str) -> None:
     _DIRECTORS.pop(key, None)
 
 
+def _report(key: str, trial: Trial, result: dict[str, Any]) -> bool:
+    return _DIRECTORS[key].report(trial.config["number"], result, trial.config["attempt"])
+
+
 class LedgerSearcher(Searcher):
     """Hands the director's assignments to Tune."""
 
@@ -37,8 +42,10 @@ class LedgerSearcher(Searcher):
         self._key = key
 
     def suggest(self, trial_id: str) -> Any:
-        """The next assignment, or FINISHED."""
+        """The next assignment, None for later, or FINISHED."""
         assignment = _DIRECTORS[self._key].next_assignment()
+        if assignment == WAIT:
+            return None
         return Searcher.FINISHED if assignment is None else assignment.config
 
     def on_trial_complete(
@@ -66,12 +73,12 @@ class LedgerScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """STOP when the director says so, else CONTINUE."""
-        stop = _DIRECTORS[self._key].report(trial.config["number"], result)
+        stop = _report(self._key, trial, result)
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Take the last report: Tune shows one that says `done` to nobody else."""
-        _DIRECTORS[self._key].report(trial.config["number"], result)
+        _report(self._key, trial, result)
 
 
 class LedgerCallback(Callback):
@@ -82,9 +89,10 @@ class LedgerCallback(Callback):
         self._key = key
         self._timeout_s = timeout_s
         self._heard_s: dict[str, float] = {}
+        self._hanging: set[str] = set()
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **_info: Any) -> None:
-        """Kill the worker of a hanging trial; Tune then recovers or fails it as any lost worker."""
+        """Kill the worker of a hanging trial; Tune then reports it as any lost worker."""
         if self._timeout_s is None:
             return
         now = time.monotonic()
@@ -93,6 +101,7 @@ class LedgerCallback(Callback):
                 self._heard_s.pop(trial.trial_id, None)
             elif now - self._heard_s.setdefault(trial.trial_id, now) > self._timeout_s:
                 self._heard_s.pop(trial.trial_id)
+                self._hanging.add(trial.trial_id)
                 actor = trial.temporary_state.ray_actor
                 if actor is not None:
                     ray.kill(actor)
@@ -108,16 +117,6 @@ class LedgerCallback(Callback):
         """Note that the trial is alive."""
         self._heard_s[trial.trial_id] = time.monotonic()
 
-    def on_trial_recover(
-        self,
-        iteration: int,
-        trials: list[Trial],
-        trial: Trial,
-        **_info: Any,
-    ) -> None:
-        """Count another attempt."""
-        _DIRECTORS[self._key].lost(trial.config["number"])
-
     def on_trial_error(
         self,
         iteration: int,
@@ -125,8 +124,11 @@ class LedgerCallback(Callback):
         trial: Trial,
         **_info: Any,
     ) -> None:
-        """Record the final failure."""
-        _DIRECTORS[self._key].failed(trial.config["number"], "worker_lost")
+        """Say why the worker is gone; every attempt is a Tune trial of its own."""
+        hung = trial.trial_id in self._hanging
+        error = trial.get_error()
+        loss = HANG if hung else loss_of(str(error))
+        _DIRECTORS[self._key].lost(trial.config["number"], loss, trial.config["attempt"])
 
 
 class InterruptStopper(Stopper):
@@ -142,4 +144,4 @@ class InterruptStopper(Stopper):
 
     def stop_all(self) -> bool:
         """Whether to end."""
-        return _DIRECTORS[self._key].closing
+        return _DIRECTORS[self._key].ending

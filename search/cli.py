@@ -17,8 +17,18 @@ from search.cli_search import (
     search_command,
     status_command,
 )
+from search.cli_sync import sync_command
 from search.cli_train import train_command, ui_command
+from search.tracking_uri import redact
 from trainables.errors import SpiketuneError
+
+
+class RedactingFormatter(logging.Formatter):
+    """Hides secrets in everything that is logged, other packages' lines included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line as it may be shown."""
+        return redact(super().format(record))
 
 
 class SpiketuneGroup(click.Group):
@@ -36,11 +46,11 @@ class SpiketuneGroup(click.Group):
             click.echo("Interrupted", err=True)
             sys.exit(130)
         except SpiketuneError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {redact(str(error))}", err=True)
             sys.exit(error.exit_code)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            click.echo(f"Error: {where}{error.strerror or error}", err=True)
+            click.echo(redact(f"Error: {where}{error.strerror or error}"), err=True)
             sys.exit(1)
 
 
@@ -49,11 +59,9 @@ class SpiketuneGroup(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Show what is logged, not only warnings.")
 def main(verbose: bool) -> None:  # noqa: FBT001  # click passes flags by keyword
     """Find the spiking transformer you should train."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 
 
 for _command in (
@@ -63,6 +71,7 @@ for _command in (
     status_command,
     best_command,
     report_command,
+    sync_command,
     train_command,
     evaluate_command,
     convert_command,

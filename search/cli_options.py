@@ -14,7 +14,6 @@ from search.records import TrialRecord
 from spaces.loader import load_trial_config
 from spaces.schema import SearchSpec
 from trainables.config import TrialConfig
-from trainables.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,11 +81,10 @@ def open_recorded(runs: Path, name: str) -> tuple[SearchSpec, SearchFolder, list
         InputError: there is no such search.
         LedgerError: its ledger is missing or damaged.
     """
-    from search.study import Ledger
+    from search.recorded import open_ledger
 
     folder = SearchFolder(runs, name)
-    spec = recorded_spec(folder)
-    ledger = Ledger.open(folder.ledger_url, name, spec.objectives)
+    spec, ledger = open_ledger(folder)
     try:
         return spec, folder, ledger.records
     finally:
@@ -108,17 +106,3 @@ def trial_config(tree: Mapping[str, Any], overrides: Sequence[str], label: str) 
         path = Path(scratch) / f"{label}.yaml"
         path.write_text(yaml.safe_dump(dict(tree)))
         return load_trial_config(path, overrides)
-
-
-def recorded_spec(folder: SearchFolder) -> SearchSpec:
-    """The specification a search was started with.
-
-    Raises:
-        InputError: there is no such search, or its `resolved.yaml` no longer fits.
-    """
-    folder.manifest()
-    path = folder.path / "resolved.yaml"
-    try:
-        return SearchSpec.from_resolved(yaml.safe_load(path.read_text()))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not a readable specification ({error})") from error

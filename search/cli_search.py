@@ -19,6 +19,7 @@ from search.cli_options import (
 )
 from search.folder import SearchFolder, all_searches
 from search.progress import Progress
+from search.recorded import check_same, open_ledger
 from search.records import TrialRecord
 from search.results import best, pareto, rows
 from search.tables import print_results, print_savings
@@ -34,6 +35,7 @@ TOP = 10
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", help="Name of the search; the file's `name` unless given.")
 @click.option("--dry-run", is_flag=True, help="Check everything, start nothing.")
+@click.option("--resume", is_flag=True, help="Continue the search if the name is taken by it.")
 @set_option
 @address_option
 @runs_option
@@ -41,6 +43,7 @@ def search_command(
     file: Path,
     name: str | None,
     dry_run: bool,  # noqa: FBT001
+    resume: bool,  # noqa: FBT001
     overrides: tuple[str, ...],
     address: str | None,
     runs: Path,
@@ -53,6 +56,11 @@ def search_command(
     if dry_run:
         click.echo(f"{file} is valid: {spec.budget.trials} trials would go to {folder.path}")
         return
+    if resume and folder.exists:
+        known, _, records = open_recorded(runs, folder.name)
+        check_same(known, spec, folder.name)
+        _resume(console, known, folder, records, address, force=False)
+        return
     from search.runner import start_search
 
     with Progress(console, spec, []) as progress:
@@ -62,16 +70,34 @@ def search_command(
 
 @click.command("resume")
 @click.argument("name")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Go on under other versions, or without what a damaged log has lost.",
+)
 @address_option
 @runs_option
-def resume_command(name: str, address: str | None, runs: Path) -> None:
+def resume_command(name: str, force: bool, address: str | None, runs: Path) -> None:  # noqa: FBT001
     """Continue the search NAME: finished trials are kept, unfinished ones go on."""
-    spec, folder, records = open_recorded(runs, name)
+    folder = SearchFolder(runs, name)
+    spec, ledger = open_ledger(folder, force=force)
+    ledger.close()
+    _resume(make_console(), spec, folder, ledger.records, address, force=force)
+
+
+def _resume(
+    console: Console,
+    spec: SearchSpec,
+    folder: SearchFolder,
+    records: list[TrialRecord],
+    address: str | None,
+    *,
+    force: bool,
+) -> None:
     from search.runner import resume_search
 
-    console = make_console()
     with Progress(console, spec, records) as progress:
-        outcome = resume_search(spec, folder, address, progress)
+        outcome = resume_search(folder, address, progress, force=force)
     _finish(console, spec, folder, outcome)
 
 
@@ -105,13 +131,14 @@ def status_command(name: str | None, output: str, runs: Path) -> None:
         console.print(f"No searches in {runs}.")
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("search", "trials", "running", "finished", "stopped", "failed", "best"):
+    states = ("running", "finished", "stopped", "failed")
+    for column in ("search", "trials", *states, "best", "driver"):
         table.add_column(column, no_wrap=True)
     for tree in trees:
-        states = tree["states"]
-        counts = [str(states[s]) for s in ("running", "finished", "stopped", "failed")]
+        counts = [str(tree["states"][state]) for state in states]
         shown = metric_text(*tree["best"]) if tree["best"] else "-"
-        table.add_row(tree["name"], f"{tree['trials']}/{tree['budget']}", *counts, shown)
+        done = f"{tree['trials']}/{tree['budget']}"
+        table.add_row(tree["name"], done, *counts, shown, tree["driver"] or "-")
     console.print(table)
 
 
@@ -140,7 +167,10 @@ def best_tree(spec: SearchSpec, name: str, records: list[TrialRecord]) -> dict[s
 
 
 def _status_tree(runs: Path, name: str) -> dict[str, Any]:
-    spec, folder, records = open_recorded(runs, name)
+    folder = SearchFolder(runs, name)
+    spec, ledger = open_ledger(folder)
+    records, holder = ledger.records, ledger.holder
+    ledger.close()
     top = best(records, spec.objectives)
     first = spec.objectives[0].metric
     return {
@@ -153,6 +183,7 @@ def _status_tree(runs: Path, name: str) -> dict[str, Any]:
             for state in ("running", "finished", "stopped", "failed")
         },
         "best": [first, top.last[first]] if top else None,
+        "driver": None if holder is None or holder.alive is False else str(holder),
     }
 
 

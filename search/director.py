@@ -5,15 +5,19 @@ The adapters in `search/adapters.py` call it from Tune's loop, tests call it dir
 
 import json
 import logging
+import shutil
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Literal, Protocol
 
+from search.database import LedgerError
 from search.folder import SearchFolder
 from search.propose import Proposer, distributions, make_proposer
-from search.records import TrialRecord
+from search.pruning import Front, remove_checkpoints
+from search.records import MissingEpochError, Outcome, TrialRecord
+from search.retries import INTERRUPTED, MISSING_EPOCH, Loss, backoff_s, used_up
 from search.stopping import Asha, Decision, NeverStop, StoppingRule, health
 from search.study import Ledger
 from search.tracking import Tracker
@@ -27,6 +31,7 @@ METRICS = (
     "firing_rate", "params_m", "images_per_s", "peak_memory_mib", "epoch_s",
 )  # fmt: skip
 SECONDS_AN_HOUR = 3600.0
+WAIT: Final = "wait"
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,16 @@ class Watcher(Protocol):
 
 
 class Director:
-    """Holds a search while it runs: specification, ledger, tracker, sampler and stopping rule."""
+    """Holds a search while it runs: specification, ledger, tracker, sampler and stopping rule.
+
+    Args:
+        spec: the search.
+        folder: where its trials' files lie.
+        ledger: held by this process.
+        tracker: started.
+        watcher: told of every change.
+        clock: seconds that only go forward.
+    """
 
     def __init__(
         self,
@@ -54,36 +68,116 @@ class Director:
         ledger: Ledger,
         tracker: Tracker,
         watcher: Watcher,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Derive rule and sampler, and queue what an earlier driver left unfinished."""
         self.spec = spec
         self.ledger = ledger
         self.rule = stopping_rule(spec)
         self.closing = False
+        self.failure: LedgerError | None = None
+        self.exhausted = False
         self._folder = folder
         self._tracker = tracker
         self._watcher = watcher
+        self._clock = clock
         self._proposer: Proposer = make_proposer(spec, rungs_of(self.rule))
         self._unfinished = deque(r.number for r in ledger.records if r.state == "running")
-        self._deadline_s = (
-            time.monotonic() + spec.budget.hours * SECONDS_AN_HOUR
-            if spec.budget.hours is not None
-            else None
-        )
-        self.exhausted = False
+        self._waiting: dict[int, float] = {}
+        self._running: set[int] = set()
+        self._front = Front(spec.objectives)
+        hours = spec.budget.hours
+        used_s = ledger.used_s(time.time())
+        self._deadline_s = None if hours is None else clock() + hours * SECONDS_AN_HOUR - used_s
+        for record in ledger.records:
+            if record.state != "running":
+                self._prune(record)
 
-    def next_assignment(self) -> Assignment | None:
-        """The next trial to start, or None when the budget or the space is used up."""
+    @property
+    def ending(self) -> bool:
+        """Whether no decision is taken any more: interrupted, or the ledger cannot be written."""
+        return self.closing or self.failure is not None or self.ledger.lost
+
+    def next_assignment(self) -> Assignment | Literal["wait"] | None:
+        """The next trial to start; WAIT when one may come later; None when there is none."""
+        if self.ending:
+            return None
+        try:
+            return self._next()
+        except LedgerError as error:
+            self._fail(error)
+            return None
+
+    def report(self, number: int, result: Mapping[str, Any], attempt: int | None = None) -> bool:
+        """Take a trial's report; True when the attempt is to end.
+
+        Args:
+            number: the trial.
+            result: what the trainable returned: an epoch's metrics, or `failure` and `message`.
+            attempt: which attempt reports; an earlier one is ignored.
+        """
+        record = self.ledger.record(number)
+        stale = attempt is not None and attempt != record.attempt
+        if self.ending or stale or record.state != "running":
+            return True
+        try:
+            return self._take(record, result)
+        except LedgerError as error:
+            self._fail(error)
+            return True
+
+    def lost(self, number: int, loss: Loss, attempt: int | None = None) -> None:
+        """A trial's worker is gone: it starts again later from its checkpoint, or has failed."""
+        record = self.ledger.record(number)
+        stale = attempt is not None and attempt != record.attempt
+        if self.ending or stale or record.state != "running":
+            return
+        try:
+            self._lose(number, loss)
+        except LedgerError as error:
+            self._fail(error)
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether `budget.hours` are over, those of earlier drivers included."""
+        return self._deadline_s is not None and self._clock() >= self._deadline_s
+
+    def _next(self) -> Assignment | Literal["wait"] | None:
+        if self.out_of_time:
+            self._stop_unstarted()
+        number = self._due()
+        if number is not None:
+            return self._again(number)
+        fresh = None if self.out_of_time or self.exhausted else self._fresh()
+        if fresh is None and (self._running or self._waiting):
+            return WAIT
+        return fresh
+
+    def _due(self) -> int | None:
         if self._unfinished:
-            return self._again(self._unfinished.popleft())
+            return self._unfinished.popleft()
+        due = [n for n, at_s in self._waiting.items() if at_s <= self._clock()]
+        if due:
+            del self._waiting[due[0]]
+        return due[0] if due else None
+
+    def _stop_unstarted(self) -> None:
+        for number in [*self._unfinished, *self._waiting]:
+            self._end(number, Outcome("stopped", "budget"))
+        self._unfinished.clear()
+        self._waiting.clear()
+
+    def _fresh(self) -> Assignment | None:
         records = self.ledger.records
-        if self.closing or self.out_of_time or len(records) >= self.spec.budget.trials:
+        if len(records) >= self.spec.budget.trials:
             return None
         params = self._proposer.propose(records)
         if params is None:
             self.exhausted = True
             return None
         config = self.spec.trial_config(params)
+        # What lies there is of a trial that the ledger has lost.
+        shutil.rmtree(self._folder.trial(len(records)), ignore_errors=True)
         record = self.ledger.add(
             params,
             distributions(self.spec.search_space, params),
@@ -97,94 +191,105 @@ class Director:
             record.config,
             record.started_s,
         )
-        self._watcher.trial_changed(record)
         return self._assignment(record)
 
-    def report(self, number: int, result: Mapping[str, Any]) -> bool:
-        """Take a trial's report; True when the trial is to end.
-
-        Args:
-            number: the trial.
-            result: what the trainable returned: an epoch's metrics, or `failure` and `message`.
-        """
-        if self.closing:
-            return True
-        record = self.ledger.record(number)
-        if record.state != "running":
-            return True
-        if "failure" in result:
-            logger.warning("trial %s failed: %s", record.name, result.get("message", ""))
-            self._end(number, "failed", str(result["failure"]))
-            return True
-        metrics = {name: float(result[name]) for name in METRICS if name in result}
-        epoch = int(metrics.pop("epoch"))
-        rates = json.loads(result["layer_rates"]) if "layer_rates" in result else None
-        if self.ledger.report(number, epoch, metrics, rates):
-            known = self.ledger.record(number)
-            self._tracker.trial_epoch(number, epoch, metrics, known.epochs[-1].time_s)
-            self._watcher.trial_changed(known)
-        return self._decide(number, int(result.get("num_steps", 0)), done=bool(result.get("done")))
-
-    def lost(self, number: int) -> None:
-        """A trial's worker is gone and the trial starts again from its last checkpoint."""
-        if self.ledger.record(number).state != "running":
-            return
-        record = self.ledger.retry(number)
-        self._tracker.trial_reopened(number, record.attempt, time.time())
-        self._watcher.trial_changed(record)
-
-    def failed(self, number: int, reason: str) -> None:
-        """A trial has failed for good."""
-        if not self.closing and self.ledger.record(number).state == "running":
-            self._end(number, "failed", reason)
-
-    @property
-    def out_of_time(self) -> bool:
-        """Whether `budget.hours` are over."""
-        return self._deadline_s is not None and time.monotonic() >= self._deadline_s
-
     def _again(self, number: int) -> Assignment:
+        self.ledger.interrupt(number, INTERRUPTED.reason, charged=INTERRUPTED.charged)
         record = self.ledger.retry(number)
         self._tracker.trial_reopened(number, record.attempt, time.time())
-        self._watcher.trial_changed(record)
         return self._assignment(record)
 
     def _assignment(self, record: TrialRecord) -> Assignment:
+        self._running.add(record.number)
+        self._watcher.trial_changed(record)
         config = {
             "number": record.number,
+            "attempt": record.attempt,
+            "known_epochs": len(record.epochs),
             "trial": dict(record.config),
             "folder": str(self._folder.trial(record.number)),
             "threads": int(self.spec.resources.cpus),
         }
         return Assignment(record.number, config)
 
-    def _decide(self, number: int, num_steps: int, *, done: bool) -> bool:
-        record = self.ledger.record(number)
+    def _take(self, record: TrialRecord, result: Mapping[str, Any]) -> bool:
+        number = record.number
+        if "failure" in result:
+            # A retry of `out_of_memory` with train.accumulate, where the YAML allows it, goes here.
+            logger.warning("trial %s failed: %s", record.name, result.get("message", ""))
+            self._end(number, Outcome("failed", str(result["failure"])))
+            return True
+        metrics = {name: float(result[name]) for name in METRICS if name in result}
+        epoch = int(metrics.pop("epoch"))
+        rates = json.loads(result["layer_rates"]) if "layer_rates" in result else None
+        done = bool(result.get("done"))
+        try:
+            seen = self.ledger.preview(number, epoch, metrics, rates)
+        except MissingEpochError:
+            self._lose(number, MISSING_EPOCH)
+            return True
+        if seen is None:  # known, so it was decided to go on
+            if done:
+                self._end(number, Outcome("finished", "completed"))
+            return done
+        outcome = self._decide(seen, int(result.get("num_steps", 0)), done=done)
+        self.ledger.report(number, epoch, metrics, rates, outcome)
+        self._tracker.trial_epoch(
+            number, epoch, metrics, self.ledger.record(number).epochs[-1].time_s
+        )
+        if outcome is not None:
+            self._ended(self.ledger.record(number))
+        else:
+            self._watcher.trial_changed(seen)
+        return outcome is not None
+
+    def _decide(self, record: TrialRecord, num_steps: int, *, done: bool) -> Outcome | None:
         decision = health(record, self.spec.stopping_metric, num_steps)
         if decision.stop:
-            self._end(number, "failed" if decision.failed else "stopped", decision.reason)
-        elif done:
-            self._end(number, "finished", "completed")
-        else:
-            decision = (
-                Decision(stop=True, reason="budget")
-                if self.out_of_time
-                else self.rule.decide(self.ledger.records, record)
-            )
-            if not decision.stop:
-                return False
-            self._end(number, "stopped", decision.reason)
-        return True
+            state: Literal["failed", "stopped"] = "failed" if decision.failed else "stopped"
+            return self._outcome(record, Outcome(state, decision.reason))
+        if done:
+            return self._outcome(record, Outcome("finished", "completed"))
+        others = (r for r in self.ledger.records if r.number != record.number)
+        decision = (
+            Decision(stop=True, reason="budget")
+            if self.out_of_time
+            else self.rule.decide([*others, record], record)
+        )
+        return self._outcome(record, Outcome("stopped", decision.reason)) if decision.stop else None
 
-    def _end(self, number: int, state: Any, reason: str) -> None:
-        last = self.ledger.record(number).last
-        constraints = self.spec.outcome_constraints if last else ()
-        violations = {c.text: c.violation(last) for c in constraints}
-        record = self.ledger.finish(number, state, reason, violations)
+    def _outcome(self, record: TrialRecord, outcome: Outcome) -> Outcome:
+        constraints = self.spec.outcome_constraints if record.last else ()
+        violations = {c.text: c.violation(record.last) for c in constraints}
+        return Outcome(outcome.state, outcome.reason, violations)
+
+    def _lose(self, number: int, loss: Loss) -> None:
+        record = self.ledger.interrupt(number, loss.reason, charged=loss.charged)
+        self._running.discard(number)
+        if used_up(record.attempts, self.spec.stopping.max_retries):
+            self._end(number, Outcome("failed", loss.reason))
+            return
+        pause_s = backoff_s(record.attempts)
+        logger.warning("trial %s: %s; again in %g s", record.name, loss.reason, pause_s)
+        self._waiting[number] = self._clock() + pause_s
+        self._watcher.trial_changed(record)
+
+    def _end(self, number: int, outcome: Outcome) -> None:
+        outcome = self._outcome(self.ledger.record(number), outcome)
+        self._ended(self.ledger.finish(number, outcome.state, outcome.reason, outcome.violations))
+
+    def _ended(self, record: TrialRecord) -> None:
+        self._running.discard(record.number)
+        ended_s = record.ended_s or time.time()
         self._tracker.trial_ended(
-            number, record.state, record.reason, record.ended_s or time.time(), self._files(record)
+            record.number, record.state, record.reason, ended_s, self._files(record)
         )
         self._watcher.trial_changed(record)
+        self._prune(record)
+
+    def _prune(self, record: TrialRecord) -> None:
+        for loser in self._front.ended(record):
+            remove_checkpoints(self._folder.trial(loser.number))
 
     def _files(self, record: TrialRecord) -> dict[str, Any]:
         files: dict[str, Any] = {}
@@ -195,6 +300,11 @@ class Director:
         if best.is_file() and record.state == "finished":
             files[f"checkpoint/{BEST}"] = best
         return files
+
+    def _fail(self, error: LedgerError) -> None:
+        """Nothing can be remembered any more, so nothing is decided any more."""
+        logger.error("%s", error)
+        self.failure = error
 
 
 def stopping_rule(spec: SearchSpec) -> StoppingRule:

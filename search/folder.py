@@ -1,7 +1,8 @@
 """A search's folder `runs/NAME/`: names, paths and the files a person can read.
 
 `search.yaml` (as given) `resolved.yaml` `manifest.json` `study.db` `trials/00042/` `spool/`
-`report.html`.
+`report.html`. The ledger (`study.db` unless it is a server's) comes first and holds what the three
+files say, so that they can be written again.
 """
 
 import json
@@ -15,12 +16,11 @@ import yaml
 
 from search.records import trial_name
 from search.versions import versions
-from spaces.schema import SearchSpec
 from trainables.errors import InputError
 from trainables.files import write_atomically
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,14 @@ class SearchFolder:
         return self.path / "report.html"
 
     @property
-    def ledger_url(self) -> str:
-        """URL of the embedded ledger."""
-        return f"sqlite:///{self.path / 'study.db'}"
+    def database(self) -> Path:
+        """The embedded ledger."""
+        return self.path / "study.db"
+
+    @property
+    def manifest_path(self) -> Path:
+        """What says what made this search."""
+        return self.path / "manifest.json"
 
     def trial(self, number: int) -> Path:
         """A trial's folder, where its checkpoints are."""
@@ -71,49 +76,46 @@ class SearchFolder:
         """Whether a search of this name has been started: a ledger alone is one, never rubbish."""
         return any((self.path / name).is_file() for name in ("manifest.json", "study.db"))
 
-    def create(self, spec: SearchSpec, text: str) -> None:
-        """Make the folder and its readable files; the manifest comes last and says it is whole.
+    def create(self) -> None:
+        """Make the folder.
 
         Raises:
             InputError: the name is taken.
             OSError: the disk is full or read-only.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         if self.exists:
             raise InputError(
                 f"{self.path}: a search named {self.name!r} exists already; "
                 "choose another --name or delete that folder"
             )
-        (self.path / "trials").mkdir(exist_ok=True)
-        resolved = yaml.safe_dump(spec.resolved(), sort_keys=False, allow_unicode=True)
-        write_atomically(self.path / "search.yaml", text.encode())
-        write_atomically(self.path / "resolved.yaml", resolved.encode())
+        (self.path / "trials").mkdir(parents=True, exist_ok=True)
+
+    def texts(self, facts: Mapping[str, Any]) -> dict[Path, bytes]:
+        """The files that a person reads, from what the ledger keeps."""
+        resolved = yaml.safe_dump(facts["spec"], sort_keys=False, allow_unicode=True)
+        return {
+            self.path / "search.yaml": str(facts["text"]).encode(),
+            self.path / "resolved.yaml": resolved.encode(),
+        }
 
     def write_manifest(self, facts: Mapping[str, Any]) -> None:
         """Say what made this search."""
         manifest = {"schema": SCHEMA_VERSION, "name": self.name, "versions": versions(), **facts}
         text = json.dumps(manifest, indent=2, default=str) + "\n"
-        write_atomically(self.path / "manifest.json", text.encode())
+        write_atomically(self.manifest_path, text.encode())
 
-    def manifest(self) -> dict[str, Any]:
-        """What made this search.
-
-        Raises:
-            InputError: there is no such search, or its manifest is damaged.
-        """
-        path = self.path / "manifest.json"
-        if not path.is_file():
-            known = sorted(p.parent.name for p in self.runs.glob("*/manifest.json"))
-            listed = f"; searches there: {', '.join(known[-8:])}" if known else ""
-            raise InputError(f"{self.runs}: no search named {self.name!r}{listed}")
+    def manifest(self) -> dict[str, Any] | None:
+        """What made this search; None when that is missing or damaged."""
         try:
-            manifest: dict[str, Any] = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"{path}: not a readable manifest ({error})") from error
-        return manifest
+            manifest = json.loads(self.manifest_path.read_bytes())
+        except (OSError, ValueError):
+            return None
+        whole = isinstance(manifest, dict) and isinstance(manifest.get("versions"), dict)
+        return manifest if whole else None
 
 
 def all_searches(runs: Path) -> list[SearchFolder]:
     """Every search below a runs folder, by name."""
-    names = sorted(p.parent.name for p in runs.glob("*/manifest.json"))
+    files = [*runs.glob("*/manifest.json"), *runs.glob("*/study.db")]
+    names = sorted({path.parent.name for path in files})
     return [SearchFolder(runs, name) for name in names if NAME.fullmatch(name)]

@@ -110,8 +110,8 @@ class TPEProposer(RandomProposer):
 
     Models the results of the highest rung that enough trials have reached, so values from
     different epochs are never mixed and running trials count with what they have shown. One
-    proposal in five is random. A suggestion that is invalid or known is replaced by a valid
-    new point beside it.
+    proposal in five is random. Failed trials are infeasible points, which the model avoids. A
+    suggestion that is invalid or known is replaced by a valid new point beside it.
 
     Source: Watanabe, 2023 (arXiv 2304.11127) for TPE; rungs after Falkner et al., BOHB, ICML 2018.
     """
@@ -129,10 +129,11 @@ class TPEProposer(RandomProposer):
         rng = self._rng(records)
         seen = _seen(self._space, records)
         results = self._results(records)
+        failed = [r for r in records if r.state == "failed" and r.params]
         if results is None or rng.random() < RANDOM_SHARE:
             return _fresh(self._space, seen, rng)
         near: Params = {}
-        for suggestion in self._suggest(results, int(rng.integers(2**31))):
+        for suggestion in self._suggest(results, failed, int(rng.integers(2**31))):
             if self._space.key(suggestion) not in seen and not self._space.problems(suggestion):
                 return suggestion
             near = suggestion
@@ -140,7 +141,8 @@ class TPEProposer(RandomProposer):
 
     def _results(self, records: Sequence[TrialRecord]) -> list[tuple[TrialRecord, Any]] | None:
         for epoch in reversed(self._levels):
-            reached = [(record, at_epoch(record, epoch)) for record in records]
+            usable_states = (r for r in records if r.state != "failed")
+            reached = [(record, at_epoch(record, epoch)) for record in usable_states]
             usable = [(r, m) for r, m in reached if m is not None and self._values(m) is not None]
             if len(usable) >= self._need:
                 return usable
@@ -150,7 +152,9 @@ class TPEProposer(RandomProposer):
         values = [metrics.get(o.metric, math.nan) for o in self._objectives]
         return values if all(math.isfinite(v) for v in values) else None
 
-    def _suggest(self, results: list[tuple[TrialRecord, Any]], seed: int) -> Iterator[Params]:
+    def _suggest(
+        self, results: list[tuple[TrialRecord, Any]], failed: list[TrialRecord], seed: int
+    ) -> Iterator[Params]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = TPESampler(
@@ -162,6 +166,8 @@ class TPEProposer(RandomProposer):
         )
         for record, metrics in results:
             study.add_trial(self._model_point(record, metrics))
+        for record in failed:
+            study.add_trial(self._infeasible_point(record))
         for _ in range(ASKS):
             trial = study.ask()
             yield self._draw(trial)
@@ -176,6 +182,15 @@ class TPEProposer(RandomProposer):
             distributions=distributions(self._space, record.params),
             values=self._values(metrics),
             constraints=violations or None,
+        )
+
+    def _infeasible_point(self, record: TrialRecord) -> optuna.trial.FrozenTrial:
+        # It has no value to compare, and the model is to keep away from it.
+        return create_trial(
+            state=TrialState.PRUNED,
+            params=dict(record.params),
+            distributions=distributions(self._space, record.params),
+            constraints={"failed": 1.0},
         )
 
     def _draw(self, trial: optuna.Trial) -> Params:
@@ -196,7 +211,7 @@ class TPEProposer(RandomProposer):
 
 
 def _seen(space: SearchSpace, records: Sequence[TrialRecord]) -> set[str]:
-    return {space.key(record.params) for record in records}
+    return {space.key(record.params) for record in records if record.params}
 
 
 def _fresh(space: SearchSpace, seen: set[str], rng: np.random.Generator) -> Params | None:

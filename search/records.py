@@ -1,7 +1,7 @@
 """What the ledger remembers of a trial, as plain values that every other part reads."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 TrialState = Literal["running", "finished", "stopped", "failed"]
@@ -23,6 +23,44 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One start of a trial.
+
+    Attributes:
+        started_s: Unix seconds.
+        session: which driver started it, an index into the ledger's sessions (with their versions).
+        reason: why it ended before the trial did (`worker_lost`, `hang`, ...); empty if it did not.
+        ended_s: Unix seconds, None while it runs or when it ended with the trial.
+        charged: whether it counts against the retries.
+    """
+
+    started_s: float
+    session: int = 0
+    reason: str = ""
+    ended_s: float | None = None
+    charged: bool = False
+
+
+@dataclass(frozen=True)
+class Session:
+    """One driver's time at a search.
+
+    Attributes:
+        started_s: Unix seconds.
+        ended_s: Unix seconds; None for the driver that runs now.
+        host: its machine.
+        pid: its process there.
+        versions: what ran.
+    """
+
+    started_s: float
+    ended_s: float | None
+    host: str
+    pid: int
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """One trial as the ledger knows it.
 
@@ -38,6 +76,7 @@ class TrialRecord:
         started_s: Unix seconds.
         ended_s: Unix seconds, None while running.
         feasible: False when an outcome constraint is violated.
+        attempts: every start with why it ended.
     """
 
     number: int
@@ -52,6 +91,7 @@ class TrialRecord:
     ended_s: float | None = None
     feasible: bool = True
     extra: Mapping[str, Any] = field(default_factory=dict)
+    attempts: tuple[Attempt, ...] = ()
 
     @property
     def name(self) -> str:
@@ -67,6 +107,69 @@ class TrialRecord:
     def counts(self) -> bool:
         """Whether its values may be compared: it ended well and keeps the constraints."""
         return self.state in ("finished", "stopped") and self.feasible and bool(self.epochs)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial is to end.
+
+    Attributes:
+        state: `finished`, `stopped` or `failed`; without finite objective values it is failed.
+        reason: why, in one word.
+        violations: by how much each outcome constraint is broken; 0 or less keeps it.
+    """
+
+    state: TrialState
+    reason: str
+    violations: Mapping[str, float] = field(default_factory=dict)
+
+
+class MissingEpochError(ValueError):
+    """A trial reported an epoch without the ones before it."""
+
+
+def with_epoch(
+    record: TrialRecord,
+    epoch: int,
+    metrics: Mapping[str, float],
+    layer_rates: Mapping[str, float] | None,
+    time_s: float,
+) -> TrialRecord | None:
+    """A trial with one more epoch; None when that epoch is known.
+
+    Raises:
+        MissingEpochError: an epoch between is missing.
+    """
+    if epoch <= len(record.epochs):
+        return None
+    if epoch != len(record.epochs) + 1:
+        raise MissingEpochError(
+            f"epochs must be reported one after the other, but trial {record.number} reported "
+            f"epoch {epoch} after {len(record.epochs)}"
+        )
+    entry = EpochRecord(epoch, dict(metrics), time_s)
+    extra = dict(record.extra)
+    if layer_rates is not None:
+        extra["layer_rates"] = dict(layer_rates)
+    return replace(record, epochs=(*record.epochs, entry), extra=extra)
+
+
+def all_ended(sessions: Sequence[Session], time_s: float) -> tuple[Session, ...]:
+    """Sessions with the last one ended at a time, unless it is."""
+    return tuple(
+        session
+        if session.ended_s is not None
+        else replace(session, ended_s=max(session.started_s, time_s))
+        for session in sessions
+    )
+
+
+def used_s(sessions: Sequence[Session], now_s: float) -> float:
+    """Seconds that drivers have spent."""
+    return sum(
+        max(0.0, (now_s if session.ended_s is None else session.ended_s) - session.started_s)
+        for session in sessions
+    )
 
 
 def trial_name(number: int) -> str:

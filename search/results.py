@@ -54,6 +54,21 @@ def pareto(
     return [record for _, record in front]
 
 
+def beats(
+    record: TrialRecord, front: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]
+) -> list[TrialRecord] | None:
+    """Which members of a Pareto set a trial beats; None when it does not belong to the set."""
+    modes = [objective.mode for objective in objectives]
+    value = values(record, objectives)
+    if value is None:
+        return None
+    loss = _losses(value, modes)
+    others = [(_losses(values(m, objectives) or (), modes), m) for m in front]
+    if any(_beats(other, loss) for other, _ in others):
+        return None
+    return [member for other, member in others if _beats(loss, other)]
+
+
 def hypervolume(
     points: Sequence[Sequence[float]], reference: Sequence[float], modes: Sequence[Mode]
 ) -> float:

@@ -1,24 +1,22 @@
 """Runs a search: checks, ledger, tracker, Ray, and an orderly end whatever happens."""
 
-import contextlib
 import logging
-import os
-import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.connect import ray_session
 from cluster.resources import concurrent_trials, trial_processes, trial_resources
 from search.director import Director, Watcher
 from search.folder import SearchFolder
+from search.recorded import create_ledger, open_ledger
 from search.records import TrialRecord
 from search.results import best, hypervolume, pareto, saved_epochs
+from search.signals import Interruption, interruption
 from search.study import Ledger
 from search.tracking import Tracker, TrackerConfig, preload, redact, resolve_uri
 from search.tracking_uri import check_reachable
@@ -27,9 +25,13 @@ from spaces.schema import SearchSpec
 from trainables.data import check_data
 from trainables.errors import InputError
 
+if TYPE_CHECKING:
+    from ray import tune
+
+    Trainable = type[tune.Trainable]
+
 logger = logging.getLogger(__name__)
 
-RETRIES = 2
 TRACKER_CLOSE_S = 30.0
 
 
@@ -53,7 +55,12 @@ class Outcome:
 
 
 def start_search(
-    spec: SearchSpec, folder: SearchFolder, text: str, address: str | None, watcher: Watcher
+    spec: SearchSpec,
+    folder: SearchFolder,
+    text: str,
+    address: str | None,
+    watcher: Watcher,
+    trainable: "Trainable | None" = None,
 ) -> Outcome:
     """Run a new search to its end.
 
@@ -63,43 +70,70 @@ def start_search(
         text: the YAML as given, kept for the reader.
         address: a running Ray cluster, or None for this machine.
         watcher: told of every change.
+        trainable: what a trial runs, `SpikingTrial` unless given; reports as that does.
 
     Raises:
         InputError: the name is taken, data are missing, or the cluster cannot hold a trial.
         TrackingError: MLflow does not answer and `tracking.required` holds.
         ConnectionError: no cluster answers at the address.
+        InterruptedEarlyError: a signal came before the first trial.
     """
     if folder.exists:
         raise InputError(
             f"{folder.path}: a search named {folder.name!r} exists already; "
             f"`spiketune resume {folder.name}` continues it, --name starts another"
         )
-    check_data(spec.base_config)
-    uri = _tracking_uri(spec, folder)
-    with ray_session(address, dashboard=trial_processes(spec.resources) > 1):
-        folder.create(spec, text)
-        facts = {"seed": spec.sampler.seed, "versions": versions()}
-        ledger = Ledger.create(folder.ledger_url, folder.name, spec.objectives, facts)
-        folder.write_manifest({"search_id": ledger.search_id, "started_s": time.time(), **facts})
-        return _run(spec, folder, ledger, uri, watcher)
+    with interruption() as received:
+        check_data(spec.base_config)
+        uri = _tracking_uri(spec, folder)
+        with ray_session(address, dashboard=trial_processes(spec.resources) > 1):
+            received.install()
+            ledger = create_ledger(spec, folder, text)
+            return _run(spec, folder, ledger, uri, watcher, received, trainable)
 
 
 def resume_search(
-    spec: SearchSpec, folder: SearchFolder, address: str | None, watcher: Watcher
+    folder: SearchFolder,
+    address: str | None,
+    watcher: Watcher,
+    trainable: "Trainable | None" = None,
+    *,
+    force: bool = False,
 ) -> Outcome:
     """Continue a search: finished trials are kept, unfinished ones go on from their checkpoints.
 
+    Args:
+        folder: where it lies.
+        address: a running Ray cluster, or None for this machine.
+        watcher: told of every change.
+        trainable: what a trial runs, `SpikingTrial` unless given.
+        force: go on under other versions, and without what a damaged log has lost.
+
     Raises:
-        InputError: data are missing, or the cluster cannot hold a trial.
+        InputError: another driver runs it, versions differ, data are missing, or the cluster
+            cannot hold a trial.
         LedgerError: the ledger is missing or damaged.
         TrackingError: MLflow does not answer and `tracking.required` holds.
         ConnectionError: no cluster answers at the address.
+        InterruptedEarlyError: a signal came before the first trial.
     """
-    check_data(spec.base_config)
-    uri = _tracking_uri(spec, folder)
-    ledger = Ledger.open(folder.ledger_url, folder.name, spec.objectives)
-    with ray_session(address, dashboard=trial_processes(spec.resources) > 1):
-        return _run(spec, folder, ledger, uri, watcher)
+    with interruption() as received:
+        spec, ledger = open_ledger(folder, write=True, force=force)
+        received.resume = resume_command(folder)
+        try:
+            check_data(spec.base_config)
+            uri = _tracking_uri(spec, folder)
+            with ray_session(address, dashboard=trial_processes(spec.resources) > 1):
+                received.install()
+                return _run(spec, folder, ledger, uri, watcher, received, trainable)
+        finally:
+            ledger.close()
+
+
+def resume_command(folder: SearchFolder) -> str:
+    """What continues a search."""
+    runs = "" if folder.runs == Path("runs") else f" --runs {folder.runs}"
+    return f"spiketune resume {folder.name}{runs}"
 
 
 def _tracking_uri(spec: SearchSpec, folder: SearchFolder) -> str:
@@ -111,38 +145,54 @@ def _tracking_uri(spec: SearchSpec, folder: SearchFolder) -> str:
 
 
 def _run(
-    spec: SearchSpec, folder: SearchFolder, ledger: Ledger, uri: str, watcher: Watcher
+    spec: SearchSpec,
+    folder: SearchFolder,
+    ledger: Ledger,
+    uri: str,
+    watcher: Watcher,
+    received: Interruption,
+    trainable: "Trainable | None",
 ) -> Outcome:
     start = time.monotonic()
-    config = TrackerConfig(
-        uri=uri,
-        experiment=spec.tracking.experiment,
-        search=folder.name,
-        search_id=ledger.search_id,
-        spool_dir=folder.spool,
-        required=spec.tracking.required,
-    )
-    tracker = Tracker(config)
-    tracker.start()
+    received.resume = resume_command(folder)
+    tracker = Tracker(tracker_config(spec, folder, ledger.search_id, uri))
     try:
+        tracker.start()
         tracker.search_started(_params(spec), versions(), _artifacts(folder))
         director = Director(spec, folder, ledger, tracker, watcher)
-        with _signals(director) as received:
-            _fit(director, folder)
-        _end(director, folder, tracker, bool(received))
+        received.listen(lambda: setattr(director, "closing", True))
+        _fit(director, folder, trainable)
+        if director.failure is not None:
+            raise director.failure
+        ledger.check_held()
+        _end(director, folder, tracker, interrupted=bool(received.number))
     finally:
         tracker.close(TRACKER_CLOSE_S)
         ledger.close()
     return Outcome(
         records=ledger.records,
-        signal_number=received[0] if received else 0,
+        signal_number=received.number,
         exhausted=director.exhausted,
         unsent=tracker.pending,
         seconds=time.monotonic() - start,
     )
 
 
-def _fit(director: Director, folder: SearchFolder) -> None:
+def tracker_config(
+    spec: SearchSpec, folder: SearchFolder, search_id: str, uri: str
+) -> TrackerConfig:
+    """Where a search is tracked."""
+    return TrackerConfig(
+        uri=uri,
+        experiment=spec.tracking.experiment,
+        search=folder.name,
+        search_id=search_id,
+        spool_dir=folder.spool,
+        required=spec.tracking.required,
+    )
+
+
+def _fit(director: Director, folder: SearchFolder, trainable: "Trainable | None") -> None:
     import ray
     from ray import tune
 
@@ -159,13 +209,12 @@ def _fit(director: Director, folder: SearchFolder) -> None:
     available = ray.cluster_resources()
     wanted = trial_resources(spec.resources, available)
     processes = trial_processes(spec.resources)
-    trainable = _trainable(wanted, processes)
     key = director.ledger.search_id
     register(key, director)
     # Tune's own bookkeeping is pickled and not ours to keep: the ledger is the record.
     with tempfile.TemporaryDirectory(prefix="spiketune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            trainable,
+            _trainable(wanted, processes, trainable),
             tune_config=tune.TuneConfig(
                 search_alg=LedgerSearcher(key),
                 scheduler=LedgerScheduler(key),
@@ -178,7 +227,7 @@ def _fit(director: Director, folder: SearchFolder) -> None:
                 storage_path=scratch,
                 verbose=0,
                 callbacks=[LedgerCallback(key, spec.stopping.trial_timeout_s)],
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                failure_config=tune.FailureConfig(max_failures=0),  # retries are ours
                 stop=InterruptStopper(key),
             ),
         )
@@ -188,13 +237,13 @@ def _fit(director: Director, folder: SearchFolder) -> None:
             unregister(key)
 
 
-def _trainable(wanted: Mapping[str, float], processes: int) -> Any:
+def _trainable(wanted: Mapping[str, float], processes: int, given: "Trainable | None") -> Any:
     from ray import tune
 
     from trainables.trial import SharedTrial, SpikingTrial
 
-    if processes == 1:
-        return tune.with_resources(SpikingTrial, dict(wanted))
+    if processes == 1 or given is not None:
+        return tune.with_resources(given or SpikingTrial, dict(wanted))
     # The trial itself only waits: its processes ask for what it occupies. Tune wants it to ask for
     # something: one byte of memory.
     shared = tune.with_parameters(
@@ -203,26 +252,7 @@ def _trainable(wanted: Mapping[str, float], processes: int) -> Any:
     return tune.with_resources(shared, {"cpu": 0.0, "memory": 1.0})
 
 
-@contextlib.contextmanager
-def _signals(director: Director) -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM ends the search in order, a second one at once."""
-    received: list[int] = []
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if received:
-            os._exit(128 + number)
-        received.append(number)
-        director.closing = True
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _end(director: Director, folder: SearchFolder, tracker: Tracker, interrupted: bool) -> None:  # noqa: FBT001
+def _end(director: Director, folder: SearchFolder, tracker: Tracker, *, interrupted: bool) -> None:
     spec, records = director.spec, director.ledger.records
     report_search(spec, folder, records)
     metrics = summary_metrics(spec, records)
@@ -234,7 +264,7 @@ def report_search(spec: SearchSpec, folder: SearchFolder, records: list[TrialRec
     """Write the HTML report of a search."""
     from search.report import write_report  # matplotlib takes a second to import
 
-    manifest = folder.manifest()
+    manifest = folder.manifest() or {"versions": {}}
     info = {
         "command": f"spiketune search {folder.path.name}/search.yaml --name {folder.name}-again",
         "search": spec.name,

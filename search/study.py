@@ -1,42 +1,55 @@
 """The ledger: an Optuna study in which only the driver writes, with a copy in memory to read from.
 
 A trial's parameters, state and final values are Optuna's own (any Optuna tool can open the study);
-everything else is a user attribute: `config`, `attempt`, `reason`, `epoch:0003`, `layer_rates`.
-Stopped trials are COMPLETE with the values of their last epoch, failed ones FAIL without values.
+everything else is a sealed user attribute: `trial` (parameters, configuration), `attempts`,
+`epoch:0003`, `layer_rates`, `outcome`. Stopped trials are COMPLETE with the values of their last
+epoch, failed ones FAIL without values. Each change is one transaction, so a kill leaves all of it
+or nothing.
 """
 
 import logging
 import math
+import os
+import socket
 import time
 import uuid
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import asdict, replace
 from typing import Any
 
-import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import event
-from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session as Transaction
 
-from search.records import EpochRecord, TrialRecord
+from search import database
+from search.database import LedgerError
+from search.founding import DIRECTIONS, found
+from search.lease import Holder, Lease
+from search.loading import (
+    EPOCH_PREFIX,
+    SCHEMA,
+    Loaded,
+    find_study,
+    load,
+)
+from search.records import (
+    Attempt,
+    Outcome,
+    Session,
+    TrialRecord,
+    all_ended,
+    used_s,
+    with_epoch,
+)
 from search.records import TrialState as OurState
 from search.results import ObjectiveLike
-from trainables.errors import InputError, SpiketuneError
+from search.rows import Rows, jsonable
+from search.versions import versions
+
+__all__ = ["DIRECTIONS", "Ledger", "LedgerError"]
 
 logger = logging.getLogger(__name__)
-
-LOCK_TIMEOUT_S = 60.0
-DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
-EPOCH_PREFIX = "epoch:"
-
-
-class LedgerError(SpiketuneError):
-    """The ledger cannot be opened or does not say what it must."""
 
 
 class Ledger:
@@ -45,78 +58,148 @@ class Ledger:
     Reading is from memory, writing goes to the database first.
     """
 
-    def __init__(self, study: optuna.Study, objectives: Sequence[ObjectiveLike]) -> None:
-        """Load every trial; use `create` or `open`."""
-        self._study = study
-        self._storage = study._storage
-        self._objectives = tuple(objectives)
-        self._ids: dict[int, int] = {}
-        self._records: dict[int, TrialRecord] = {}
-        for trial in study.get_trials(deepcopy=False):
-            self._ids[trial.number] = trial._trial_id
-            self._records[trial.number] = _record(trial)
+    def __init__(self, url: str, name: str) -> None:
+        """Connect; use `create` or `open`."""
+        self._holds = False  # the lease, and with it a session
+        self._name = name
+        self._path = database.sqlite_path(url)
+        self._where = database.shown(url)
+        if self._path is not None:
+            database.check_file(self._path)
+        self._noted = database.noted_changes(self._path)
+        self._storage: RDBStorage = database.open_storage(url, create=False)
+        self._engine = self._storage.engine
+        try:
+            self._study_id = find_study(self._engine, self._where, name)
+            self._lease = Lease(self._engine, self._study_id, name)
+            self._rows = Rows(self._storage, self._study_id, name, self._lease)
+            self._take_in(load(self._engine, self._where, self._study_id, self._name))
+        except BaseException:
+            database.close_storage(self._storage)
+            raise
 
     @classmethod
     def create(
         cls, url: str, name: str, objectives: Sequence[ObjectiveLike], facts: Mapping[str, Any]
     ) -> "Ledger":
-        """Start a new search's ledger.
+        """Start a new search's ledger and hold its lease.
 
         Args:
             url: SQLAlchemy URL of the database.
             name: the search's name, also the study's.
             objectives: metrics and modes; they become the study's directions.
-            facts: what is kept about the search (specification, versions, seed).
+            facts: what is kept about the search (specification, seed).
 
         Raises:
             InputError: a search of that name is in this database already.
         """
-        directions = [DIRECTIONS[o.mode] for o in objectives]
-        try:
-            study = optuna.create_study(
-                storage=_storage(url), study_name=name, directions=directions
-            )
-        except optuna.exceptions.DuplicatedStudyError as error:
-            raise InputError(
-                f"a search named {name!r} exists already: choose another --name"
-            ) from error
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names([o.metric for o in objectives])
-        for key, value in {"search_id": uuid.uuid4().hex, **facts}.items():
-            study.set_user_attr(key, value)
-        return cls(study, objectives)
+        own = {
+            "schema": SCHEMA,
+            "search_id": uuid.uuid4().hex,
+            "objectives": [{"metric": o.metric, "mode": o.mode} for o in objectives],
+            "count": 0,
+            "sessions": [],
+        }
+        found(url, name, objectives, {**facts, **own})
+        return cls.open(url, name, write=True)
 
     @classmethod
-    def open(cls, url: str, name: str, objectives: Sequence[ObjectiveLike]) -> "Ledger":
+    def open(
+        cls,
+        url: str,
+        name: str,
+        objectives: Sequence[ObjectiveLike] | None = None,
+        *,
+        write: bool = False,
+        lossy: bool = False,
+    ) -> "Ledger":
         """Open an existing search's ledger.
 
+        Args:
+            url: SQLAlchemy URL of the database.
+            name: the search.
+            objectives: what it must have been started with, when known.
+            write: take the lease and repair what a crash or another program left.
+            lossy: accept that the newest changes are lost with a damaged write-ahead log.
+
         Raises:
-            LedgerError: the database holds no such search or is damaged.
+            LedgerError: the database holds no such search, or is damaged; names the file.
+            LeaseHeldError: `write` is asked for and another driver is alive.
         """
-        path = make_url(url).database
-        if url.startswith("sqlite") and not (path and Path(path).is_file()):
-            raise LedgerError(f"{path}: no such ledger")
+        ledger = cls(url, name)
         try:
-            study = optuna.load_study(storage=_storage(url), study_name=name)
-        except KeyError as error:
-            raise LedgerError(f"the ledger holds no search named {name!r}") from error
-        return cls(study, objectives)
+            given = [{"metric": o.metric, "mode": o.mode} for o in objectives or ()]
+            if given and given != ledger.facts["objectives"]:
+                raise LedgerError(
+                    f"{ledger._where}: the search {name!r} must have the objectives {given}, but "
+                    f"has {ledger.facts['objectives']}"
+                )
+            if not lossy:
+                ledger._check_nothing_lost()
+            if write:
+                ledger.take()
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    def take(self) -> None:
+        """Take the lease, repair what a crash or another program left, and begin a session.
+
+        Raises:
+            LeaseHeldError: another driver is alive; names its host and process.
+        """
+        before = self._lease.acquire()
+        self._take_in(load(self._engine, self._where, self._study_id, self._name))
+        self._holds = True
+        now = time.time()
+        seen = [e.time_s for r in self._records.values() for e in r.epochs]
+        alive_s = before.beat_s if before is not None else max(seen, default=0.0)
+        earlier = all_ended(self._sessions, min(alive_s, now))
+        mine = Session(now, None, socket.gethostname(), os.getpid(), versions())
+        self._repair((*earlier, mine))
 
     @property
     def facts(self) -> dict[str, Any]:
         """What was kept about the search when it was created."""
-        return dict(self._study.user_attrs)
+        return dict(self._facts)
 
     @property
     def search_id(self) -> str:
         """Unique id of the search, whatever its name."""
-        return str(self._study.user_attrs["search_id"])
+        return str(self._facts["search_id"])
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """Every driver's time at this search, with the versions that ran."""
+        return self._sessions
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who holds the lease, dead or alive."""
+        return self._lease.holder()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another driver has taken the search over."""
+        return self._lease.lost.is_set()
 
     @property
     def records(self) -> list[TrialRecord]:
         """Every trial, in order of number."""
         return [self._records[number] for number in sorted(self._records)]
+
+    def used_s(self, now_s: float) -> float:
+        """Seconds that drivers have spent on this search so far."""
+        return used_s(self._sessions, now_s)
+
+    def check_held(self) -> None:
+        """Raise when another driver has taken the search over.
+
+        Raises:
+            LeaseLostError: names it.
+        """
+        self._lease.check()
 
     def record(self, number: int) -> TrialRecord:
         """One trial.
@@ -134,28 +217,39 @@ class Ledger:
         config_hash: str,
     ) -> TrialRecord:
         """Record a proposal as a running trial and give it the next number."""
-        number = len(self._records)
-        attrs = {
-            "config": dict(config),
-            "config_hash": config_hash,
-            "attempt": 1,
-            "proposed_s": time.time(),
-        }
-        template = create_trial(
-            state=TrialState.RUNNING,
+        now = time.time()
+        record = TrialRecord(
+            number=len(self._records),
             params=dict(params),
-            distributions=dict(distributions),
-            user_attrs=attrs,
+            config=dict(config),
+            config_hash=config_hash,
+            state="running",
+            reason="",
+            attempt=1,
+            epochs=(),
+            started_s=now,
+            extra={"layer_rates": {}},
+            attempts=(Attempt(now, len(self._sessions) - 1),),
         )
-        trial_id = self._storage.create_new_trial(self._study._study_id, template)
-        trial = self._storage.get_trial(trial_id)
-        if trial.number != number:
-            raise LedgerError(
-                f"trial {number} was recorded as {trial.number}: another driver writes this ledger"
-            )
-        self._ids[number] = trial_id
-        self._records[number] = _record(trial)
-        return self._records[number]
+        with self._rows.writing() as transaction:
+            self._rows.insert(transaction, record, distributions)
+            self._rows.set_fact(transaction, "count", record.number + 1)
+        self._records[record.number] = record
+        return record
+
+    def preview(
+        self,
+        number: int,
+        epoch: int,
+        metrics: Mapping[str, float],
+        layer_rates: Mapping[str, float] | None = None,
+    ) -> TrialRecord | None:
+        """A trial as it would be with one more epoch, to decide by; None when that is known.
+
+        Raises:
+            MissingEpochError: an epoch between is missing.
+        """
+        return with_epoch(self._records[number], epoch, metrics, layer_rates, time.time())
 
     def report(
         self,
@@ -163,33 +257,44 @@ class Ledger:
         epoch: int,
         metrics: Mapping[str, float],
         layer_rates: Mapping[str, float] | None = None,
+        outcome: Outcome | None = None,
     ) -> bool:
-        """Record an epoch once.
+        """Record an epoch once, and in the same transaction what was decided on it.
 
         Returns:
             False when that epoch is known already; the ledger keeps the first report.
         """
-        record = self._records[number]
-        if any(known.epoch == epoch for known in record.epochs):
+        record = self.preview(number, epoch, metrics, layer_rates)
+        if record is None or record.state != "running":
             return False
-        entry = EpochRecord(epoch, dict(metrics), time.time())
-        payload = {"metrics": _jsonable(metrics), "time_s": entry.time_s}
-        self._set(number, f"{EPOCH_PREFIX}{epoch:04d}", payload)
-        if layer_rates is not None:
-            self._set(number, "layer_rates", dict(layer_rates))
-        epochs = tuple(sorted((*record.epochs, entry), key=lambda e: e.epoch))
-        extra = dict(record.extra)
-        if layer_rates is not None:
-            extra["layer_rates"] = dict(layer_rates)
-        self._records[number] = replace(record, epochs=epochs, extra=extra)
+        entry = {
+            "metrics": jsonable(metrics),
+            "time_s": record.epochs[-1].time_s,
+            "rates": layer_rates is not None,
+        }
+        with self._rows.writing() as session:
+            self._rows.set(session, number, f"{EPOCH_PREFIX}{epoch:04d}", entry)
+            if layer_rates is not None:
+                self._rows.set(session, number, "layer_rates", dict(layer_rates))
+            if outcome is not None:
+                record = self._end(session, record, outcome)
+        self._records[number] = record
         return True
 
     def retry(self, number: int) -> TrialRecord:
-        """Count one more attempt of a running trial."""
+        """Record one more start of a running trial."""
         record = self._records[number]
-        self._set(number, "attempt", record.attempt + 1)
-        self._records[number] = replace(record, attempt=record.attempt + 1)
-        return self._records[number]
+        started = Attempt(time.time(), len(self._sessions) - 1)
+        return self._set_attempts(record, (*record.attempts, started))
+
+    def interrupt(self, number: int, reason: str, *, charged: bool) -> TrialRecord:
+        """Record why a running trial's attempt has ended, once."""
+        record = self._records[number]
+        last = record.attempts[-1]
+        if record.state != "running" or last.reason:
+            return record
+        ended = replace(last, reason=reason, ended_s=time.time(), charged=charged)
+        return self._set_attempts(record, (*record.attempts[:-1], ended))
 
     def finish(
         self,
@@ -198,101 +303,84 @@ class Ledger:
         reason: str,
         violations: Mapping[str, float] | None = None,
     ) -> TrialRecord:
-        """Decide a trial's end; deciding it again changes nothing.
-
-        Args:
-            number: the trial.
-            state: `finished`, `stopped` or `failed`; without finite objective values it is failed.
-            reason: why, in one word.
-            violations: by how much each outcome constraint is broken; 0 or less keeps it.
-        """
+        """Decide a trial's end; deciding it again changes nothing. Arguments as of `Outcome`."""
         record = self._records[number]
         if record.state != "running":
             return record
-        values = self._values(record) if state != "failed" else None
-        if values is None and state != "failed":
-            state, reason = "failed", f"missing_objective ({reason})"
-        feasible = all(broken <= 0.0 for broken in (violations or {}).values())
-        ended_s = time.time()
-        outcome = {"state": state, "reason": reason, "feasible": feasible, "ended_s": ended_s}
-        self._set(number, "outcome", outcome)
-        for text, broken in (violations or {}).items():
-            constraint = optuna.Trial(self._study, self._ids[number])
-            constraint.set_constraint(text, math.inf if math.isnan(broken) else broken)
-        final = TrialState.FAIL if values is None else TrialState.COMPLETE
-        self._storage.set_trial_state_values(self._ids[number], final, values)
-        self._records[number] = replace(
-            record, state=state, reason=reason, ended_s=ended_s, feasible=feasible
-        )
-        return self._records[number]
+        with self._rows.writing() as session:
+            record = self._end(session, record, Outcome(state, reason, violations or {}))
+        self._records[number] = record
+        return record
 
     def close(self) -> None:
-        """Release the database."""
-        if isinstance(self._storage, RDBStorage):
-            self._storage.remove_session()
-            self._storage.engine.dispose()
-        else:
-            backend = getattr(self._storage, "_backend", None)
-            if backend is not None:
-                backend.remove_session()
-                backend.engine.dispose()
+        """End the driver's time, give the lease back and release the database."""
+        if self._holds:
+            self._holds = False
+            if not self.lost:
+                # The search is over or ends with its own error; a lease left is a dead driver's.
+                with suppress(LedgerError):
+                    self._end_session()
+        self._lease.release()
+        database.close_storage(self._storage)
+
+    def _check_nothing_lost(self) -> None:
+        if self._noted > self._changes:
+            raise LedgerError(
+                f"{self._where}-wal: the write-ahead log is damaged or missing: the newest "
+                f"{self._noted - self._changes} changes of the ledger are lost; restore that file "
+                "from a copy, or continue without them by `spiketune resume --force`"
+            )
+
+    def _take_in(self, loaded: Loaded) -> None:
+        self._facts = loaded.facts
+        self._sessions = loaded.sessions
+        self._rows.ids = dict(loaded.ids)
+        self._rows.search_id = self.search_id
+        self._records = dict(loaded.records)
+        self._repairs = loaded.repairs
+        self._half_created = loaded.half_created
+        self._changes = loaded.changes
+
+    def _repair(self, sessions: tuple[Session, ...]) -> None:
+        """Begin a session and make Optuna's columns say again what we wrote."""
+        with self._rows.writing() as transaction:
+            self._rows.set_fact(transaction, "sessions", [asdict(s) for s in sessions])
+            for number in (*self._repairs, *self._half_created):
+                record = self._records[number]
+                logger.warning("%s: trial %d is repaired", self._where, number)
+                if number in self._half_created:
+                    self._rows.adopt(transaction, record)
+                self._rows.set_columns(transaction, record, self._final(record))
+            self._rows.set_fact(transaction, "count", len(self._records))
+        self._sessions = sessions
+        self._repairs = self._half_created = ()
+
+    def _end_session(self) -> None:
+        sessions = all_ended(self._sessions, time.time())
+        with self._rows.writing() as transaction:
+            self._rows.set_fact(transaction, "sessions", [asdict(s) for s in sessions])
+        self._sessions = sessions
+
+    def _end(self, session: Transaction, record: TrialRecord, outcome: Outcome) -> TrialRecord:
+        state, reason = outcome.state, outcome.reason
+        if state != "failed" and self._values(record) is None:
+            state, reason = "failed", f"missing_objective ({reason})"
+        feasible = all(broken <= 0.0 for broken in outcome.violations.values())
+        record = replace(record, state=state, reason=reason, ended_s=time.time(), feasible=feasible)
+        self._rows.set_end(session, record, outcome.violations)
+        self._rows.set_columns(session, record, self._final(record))
+        return record
+
+    def _set_attempts(self, record: TrialRecord, attempts: tuple[Attempt, ...]) -> TrialRecord:
+        with self._rows.writing() as session:
+            self._rows.set(session, record.number, "attempts", [asdict(a) for a in attempts])
+        record = replace(record, attempts=attempts, attempt=len(attempts))
+        self._records[record.number] = record
+        return record
+
+    def _final(self, record: TrialRecord) -> list[float] | None:
+        return self._values(record) if record.state in ("finished", "stopped") else None
 
     def _values(self, record: TrialRecord) -> list[float] | None:
-        values = [record.last.get(o.metric, math.nan) for o in self._objectives]
+        values = [record.last.get(o["metric"], math.nan) for o in self._facts["objectives"]]
         return values if all(math.isfinite(v) for v in values) else None
-
-    def _set(self, number: int, key: str, value: Any) -> None:
-        self._storage.set_trial_user_attr(self._ids[number], key, value)
-
-
-def _storage(url: str) -> RDBStorage:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if not url.startswith("sqlite"):
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}})
-
-    @event.listens_for(storage.engine, "connect")
-    def _pragmas(connection: Any, _record: Any) -> None:
-        # WAL lets `best` and `status` read while the driver writes; FULL survives a power cut.
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.close()
-
-    storage.engine.dispose()
-    return storage
-
-
-def _jsonable(metrics: Mapping[str, float]) -> dict[str, float | str]:
-    # JSON has no NaN; the database column must stay valid JSON for other readers
-    return {k: v if math.isfinite(v) else repr(float(v)) for k, v in metrics.items()}
-
-
-def _record(trial: FrozenTrial) -> TrialRecord:
-    attrs = trial.user_attrs
-    outcome = attrs.get("outcome", {})
-    if trial.state == TrialState.RUNNING:
-        outcome = {}
-    epochs = tuple(
-        EpochRecord(
-            int(key.removeprefix(EPOCH_PREFIX)),
-            {name: float(value) for name, value in attrs[key]["metrics"].items()},
-            attrs[key]["time_s"],
-        )
-        for key in sorted(attrs)
-        if key.startswith(EPOCH_PREFIX)
-    )
-    return TrialRecord(
-        number=trial.number,
-        params=dict(trial.params),
-        config=attrs["config"],
-        config_hash=attrs["config_hash"],
-        state=outcome.get("state", "running"),
-        reason=outcome.get("reason", ""),
-        attempt=attrs["attempt"],
-        epochs=epochs,
-        started_s=attrs["proposed_s"],
-        ended_s=outcome.get("ended_s"),
-        feasible=outcome.get("feasible", True),
-        extra={"layer_rates": attrs.get("layer_rates", {})},
-    )

@@ -9,17 +9,25 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from trainables.errors import InputError, SpiketuneError
 
 _USERINFO = re.compile(r"://[^\s/?#]+@")
 _SECRET_VALUE = re.compile(
-    r"(?<![\w-])((?:access_|api_|auth_|id_|refresh_|session_|x-amz-security-)?token|api_?key|"
+    r"(?<![\w-])((?-i:(?:[A-Z0-9]+_)+)?"
+    r"(?:(?:access_|api_|auth_|id_|refresh_|session_|x-amz-security-)?token|api_?key|"
     r"access_?key|secret(?:_?access)?(?:_?key)?|password|passwd|pwd|sig|(?:x-amz-|x-goog-)?"
-    r"(?:signature|credential))=[^&\s'\"<>#;,]+",
+    r"(?:signature|credential)))(=|: *)['\"]?[^&\s'\"<>#;,]+",
     re.IGNORECASE,
 )
+# Tokens that say themselves what they are: GitHub, Hugging Face, Slack, OpenAI, AWS, Google.
+_KNOWN_TOKEN = re.compile(
+    r"\b(?:gh[pousr]_\w{20,}|github_pat_\w{20,}|hf_\w{20,}|xox[abpr]-[\w-]{10,}|sk-[\w-]{20,}|"
+    r"AKIA[0-9A-Z]{16}|AIza[\w-]{30,})"
+)
+_SECRET_NAME = re.compile(r"TOKEN|PASSW|SECRET|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
+_MIN_SECRET_CHARS = 8
 _BEARER = re.compile(r"\bBearer\s+[\w.~+/=-]{8,}")
 _PROBE_S = 3.0
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
@@ -50,10 +58,29 @@ class TrackerConfig:
 
 
 def redact(text: str) -> str:
-    """Hide what must not be shown: user and password in addresses, values of token-like keys."""
+    """Hide what must not be shown.
+
+    User and password in addresses, values of token-like keys, tokens of known form, and whatever
+    the environment holds as a secret or as the password of an address.
+    """
     text = _USERINFO.sub("://***@", text)
-    text = _SECRET_VALUE.sub(r"\1=***", text)
-    return _BEARER.sub("Bearer ***", text)
+    text = _SECRET_VALUE.sub(r"\1\2***", text)
+    text = _BEARER.sub("Bearer ***", text)
+    text = _KNOWN_TOKEN.sub("***", text)
+    for secret in _environment_secrets():
+        text = text.replace(secret, "***")
+    return text
+
+
+def _environment_secrets() -> set[str]:
+    found = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+    for value in os.environ.values():
+        userinfo, at, _ = value.partition("://")[2].rpartition("@")
+        if at and "/" not in userinfo:
+            password = userinfo.partition(":")[2]
+            found |= {password, unquote(password)}
+    # What is short would be found everywhere, and a path to a file of secrets is none.
+    return {s for s in found if len(s) >= _MIN_SECRET_CHARS and not s.startswith("/")}
 
 
 def default_uri(runs_dir: Path) -> str:
@@ -73,16 +100,30 @@ def resolve_uri(uri: str | None, runs_dir: Path) -> str:
     """
     if uri is None:
         return default_uri(runs_dir)
-    scheme, _, name = uri.partition(":")
+    return environment_value("tracking.uri", uri, "the MLflow address")
+
+
+def environment_value(key: str, value: str, what: str) -> str:
+    """Follow `env:NAME`; any other value is itself.
+
+    Args:
+        key: the YAML's key, for the message.
+        value: what it holds.
+        what: what the variable must hold.
+
+    Raises:
+        InputError: the variable is not set.
+    """
+    scheme, _, name = value.partition(":")
     if scheme != "env":
-        return uri
-    value = os.environ.get(name, "")
-    if not value:
+        return value
+    found = os.environ.get(name, "")
+    if not found:
         raise InputError(
-            f"tracking.uri is `{uri}`, but the environment variable {name} is not set; "
-            "set it to the MLflow address, or leave tracking.uri out for the embedded store"
+            f"{key} is `{value}`, but the environment variable {name} is not set; "
+            f"set it to {what}, or leave {key} out for the embedded store"
         )
-    return value
+    return found
 
 
 def artifact_root(uri: str, runs_dir: Path) -> str | None:

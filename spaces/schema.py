@@ -20,7 +20,10 @@ from trainables.config import StrictModel, TrialConfig, flatten, with_overrides
 
 NAME_PATTERN = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
 _ENVIRONMENT = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
-_SECRET_PARAMETER = re.compile(r"[?&](password|passwd|pwd|token|secret)=", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(
+    r"[?&](\w*(password|passwd|pwd|token|secret|api_?key|access_?key|signature|credential)|sig)=",
+    re.IGNORECASE,
+)
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
@@ -82,7 +85,8 @@ class Stopping(StrictModel):
     """When a trial ends early.
 
     `metric` is the first objective's unless set; `mode` follows from the metric where it can.
-    `trial_timeout_s` is the time without a report after which a trial counts as hanging.
+    `trial_timeout_s` is the time without a report after which a trial counts as hanging;
+    `max_retries` is how often a trial may start again after it hung or its worker was lost.
     """
 
     name: Literal["asha", "none"] = "asha"
@@ -91,6 +95,7 @@ class Stopping(StrictModel):
     grace_epochs: PositiveInt = 1
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     trial_timeout_s: PositiveFloat | None = None
+    max_retries: Annotated[int, Field(ge=0, le=20)] = 2
 
 
 class Budget(StrictModel):

@@ -27,10 +27,11 @@ END_S = 60.0
 class SpikingTrial(tune.Trainable):
     """One trial as Ray Tune sees it: an epoch a step.
 
-    `config` holds `number`, `trial` (a TrialConfig as plain mapping), `folder` (where checkpoints
-    go), `threads` and `code_version`. Checkpoints are ours, written before the epoch is reported,
-    so a lost worker costs at most one epoch and Tune's own checkpointing is not used. A failure
-    that no retry can mend is reported as a result (`failure`, `message`), not raised.
+    `config` holds `number`, `attempt`, `trial` (a TrialConfig as plain mapping), `folder` (where
+    checkpoints go), `known_epochs` (those the ledger has) and `threads`. Checkpoints are ours,
+    written before the epoch is reported, so a lost worker costs at most one epoch and Tune's own
+    checkpointing is not used. A failure that no retry can mend is reported as a result (`failure`,
+    `message`), not raised.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -85,7 +86,11 @@ class SpikingTrial(tune.Trainable):
 
     def _restore(self) -> bool:
         """Continue from the last good checkpoint of the trial's folder, if there is one."""
-        found = checkpoints.last_good(Path(self._assignment["folder"]))
+        folder = Path(self._assignment["folder"])
+        # One epoch may be saved and not reported. Files beyond that are of epochs that the ledger
+        # has lost: what came between could never be reported.
+        discard_after(folder, self._assignment["known_epochs"] + 1)
+        found = checkpoints.last_good(folder)
         if found is not None:
             self._fresh().restore(found)
         return found is not None
@@ -155,6 +160,7 @@ class SharedTrial(tune.Trainable):
     def _start(self) -> threading.Thread:
         from ray.util.queue import Queue
 
+        discard_after(Path(self._assignment["folder"]), self._assignment["known_epochs"] + 1)
         self._leave = Queue(actor_options={"num_cpus": 0})
         self._reports = Queue(actor_options={"num_cpus": 0})
         thread = threading.Thread(target=self._fit, daemon=True)
@@ -238,6 +244,16 @@ def _final_failure(error: BaseException) -> dict[str, Any] | None:
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return _failure("out_of_memory", str(error))
     return _failure("bad_input", str(error)) if isinstance(error, SpiketuneError) else None
+
+
+def discard_after(folder: Path, epoch: int) -> None:
+    """Delete a trial's checkpoints of later epochs; earlier ones stay."""
+    last = checkpoints.epoch_path(folder, epoch).name
+    later = [path for path in folder.glob(f"epoch-*{checkpoints.SUFFIX}") if path.name > last]
+    for path in later:
+        path.unlink()
+    if later:
+        (folder / checkpoints.BEST).unlink(missing_ok=True)
 
 
 def _failure(reason: str, message: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from mlflow_server import MlflowServer, free_port
 from tiny_search import environment, running, spiketune, spiketune_json, write_space
 
 from search.records import EpochRecord, TrialRecord
+from search.results import pareto
 from search.study import Ledger
 from spaces.schema import Objective
 
@@ -131,7 +132,8 @@ def test_every_result_carries_what_made_it(finished: Path) -> None:
     for record in records_of(finished):
         assert record.config["train"]["seed"] == 42
         assert record.config["model"]["width"] == record.params["model.width"]
-        assert (folder / "trials" / record.name / "best.safetensors").is_file()
+        kept = record.state == "finished" or record in pareto(records_of(finished), OBJECTIVES)
+        assert (folder / "trials" / record.name / "best.safetensors").is_file() == kept
     assert not list(finished.rglob("*.pkl"))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from search.folder import SearchFolder
+from search.recorded import create_ledger
 from spaces import load_search_space
 from trainables.errors import InputError
 
@@ -17,6 +18,6 @@ def test_whatever_a_search_left_keeps_its_name_taken(tmp_path: Path, left: str) 
     folder.path.mkdir()
     (folder.path / left).write_bytes(b"results")
     with pytest.raises(InputError, match="exists already"):
-        folder.create(load_search_space(DIGITS), "text")
+        create_ledger(load_search_space(DIGITS), folder, "text")
     assert [p.name for p in folder.path.iterdir()] == [left]
     assert (folder.path / left).read_bytes() == b"results"

@@ -1,5 +1,6 @@
 """Proposals: valid, distinct, a pure function of seed and results."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,26 @@ def test_tpe_models_one_rung_and_ignores_lower_ones(tmp_path: Path) -> None:
         for i, r in enumerate(ended)
     ]
     assert proposer.propose([*ended, *young]) == proposer.propose([*ended, *changed])
+
+
+def test_tpe_keeps_away_from_failures(tmp_path: Path) -> None:
+    """Wide networks fail; without telling the sampler so, it would like them as any other."""
+    share = {}
+    for told in (True, False):
+        wide = 0
+        for seed in range(4):
+            spec = load(tmp_path, TEN_PERCENT_VALID, f"sampler.seed={seed}")
+            proposer = make_proposer(spec, (2,))
+            records: list[TrialRecord] = []
+            for number in range(40):
+                params = proposer.propose(records)
+                assert params is not None
+                fails = params["model.width"] >= 40
+                wide += fails and number >= 15
+                if fails:
+                    hidden = record(number, [], state="failed", params=params)
+                    records.append(hidden if told else replace(hidden, state="running"))
+                else:
+                    records.append(record(number, [50.0] * 8, state="finished", params=params))
+        share[told] = wide
+    assert share[True] < share[False]

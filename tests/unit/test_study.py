@@ -1,12 +1,14 @@
 """The ledger: what it keeps, what it refuses, and that any Optuna tool reads the same."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from search.lease import LeaseLostError
 from search.study import Ledger, LedgerError
 from spaces.schema import Objective
 from trainables.errors import InputError
@@ -32,8 +34,10 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def ledger(url: str) -> Ledger:
-    return Ledger.create(url, "s", OBJECTIVES, {"seed": 3})
+def ledger(url: str) -> Iterator[Ledger]:
+    ledger = Ledger.create(url, "s", OBJECTIVES, {"seed": 3})
+    yield ledger
+    ledger.close()
 
 
 def test_everything_is_there_after_reopening(url: str, ledger: Ledger) -> None:
@@ -120,7 +124,13 @@ def test_a_missing_ledger_is_not_started_anew(tmp_path: Path, url: str, ledger: 
         Ledger.open(url, "other", OBJECTIVES)
 
 
-def test_a_second_writer_is_noticed(url: str, ledger: Ledger) -> None:
-    add(Ledger.open(url, "s", OBJECTIVES))
-    with pytest.raises(LedgerError, match="another driver"):
+def test_a_reader_cannot_write(url: str, ledger: Ledger) -> None:
+    with pytest.raises(LeaseLostError, match="only the driver that holds"):
+        add(Ledger.open(url, "s", OBJECTIVES))
+    add(ledger)
+
+
+def test_another_program_that_adds_a_trial_is_noticed(url: str, ledger: Ledger) -> None:
+    optuna.load_study(storage=url, study_name="s").ask()
+    with pytest.raises(LedgerError, match="another program"):
         add(ledger)

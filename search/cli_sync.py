@@ -1,0 +1,44 @@
+"""`spiketune sync`: sends what is left in a search's spool."""
+
+from pathlib import Path
+
+import click
+
+from search.cli_options import runs_option
+from search.folder import SearchFolder
+from search.recorded import open_ledger
+from search.tracking import resolve_uri, sync
+from trainables.errors import InputError, SpiketuneError
+
+
+@click.command("sync")
+@click.argument("name")
+@click.option(
+    "--timeout", "timeout_s", default=300.0, show_default=True, help="Seconds to go on for."
+)
+@runs_option
+def sync_command(name: str, timeout_s: float, runs: Path) -> None:
+    """Send MLflow what the search NAME could not send while it ran."""
+    from search.runner import tracker_config
+
+    folder = SearchFolder(runs, name)
+    spec, ledger = open_ledger(folder)
+    try:
+        holder = ledger.holder
+        if holder is not None and holder.alive is not False:
+            raise InputError(
+                f"a running search sends by itself, but {name!r} is run by {holder}; wait for it"
+            )
+        uri = resolve_uri(spec.tracking.uri, folder.runs)
+        config = tracker_config(spec, folder, ledger.search_id, uri)
+    finally:
+        ledger.close()
+    if not (folder.spool / "events.jsonl").is_file():
+        click.echo(f"{name}: nothing is left to send")
+        return
+    left = sync(config, timeout_s)
+    if left:
+        raise SpiketuneError(
+            f"everything must be sent, but {left} events are left in {folder.spool}; try again"
+        )
+    click.echo(f"{name}: everything is sent")

@@ -1,0 +1,65 @@
+"""What follows a lost worker: another attempt, when, or the end. Pure functions."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from search.records import Attempt
+
+BACKOFF_FIRST_S = 1.0
+BACKOFF_MAX_S = 60.0
+# Lost machines and drivers are not the trial's fault, but nothing goes on for ever.
+MAX_ATTEMPTS = 50
+
+_NODE = re.compile(r"node (?:has died|was terminated|is dead|died)|NodeDiedError|preempted", re.I)
+_UNREACHABLE = re.compile(r"ActorUnavailableError|is unavailable:")
+_MEMORY = re.compile(r"running low on memory|OutOfMemoryError")
+_RAISED = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception))\b", re.M)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Why an attempt has ended.
+
+    Attributes:
+        reason: for the ledger.
+        charged: whether it counts against the retries.
+    """
+
+    reason: str
+    charged: bool
+
+
+HANG = Loss("hang", charged=True)
+MISSING_EPOCH = Loss("missing_epoch", charged=True)
+INTERRUPTED = Loss("interrupted", charged=False)
+
+
+def loss_of(error: str) -> Loss:
+    """Tell from Ray's error text what a worker was lost to.
+
+    A machine that is gone is not charged; a killed or failing worker is.
+    """
+    if _NODE.search(error):
+        return Loss("node_lost", charged=False)
+    if _UNREACHABLE.search(error):
+        return Loss("worker_unreachable", charged=False)
+    if _MEMORY.search(error):
+        return Loss("host_out_of_memory", charged=True)
+    raised = [name for name in _RAISED.findall(error) if not name.startswith(("Actor", "Ray"))]
+    return Loss(f"error {raised[-1]}" if raised else "worker_lost", charged=True)
+
+
+def used_up(attempts: Sequence[Attempt], max_retries: int) -> bool:
+    """Whether a trial that has just been lost gets no further attempt."""
+    return num_charged(attempts) > max_retries or len(attempts) >= MAX_ATTEMPTS
+
+
+def backoff_s(attempts: Sequence[Attempt]) -> float:
+    """Seconds to wait before the next attempt: twice as long each time."""
+    return float(min(BACKOFF_FIRST_S * 2.0 ** (len(attempts) - 1), BACKOFF_MAX_S))
+
+
+def num_charged(attempts: Sequence[Attempt]) -> int:
+    """Attempts that count against the retries."""
+    return sum(attempt.charged for attempt in attempts)
