@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainables.errors import SpiketuneError
+
 # Read when ray is imported: no call home, no loggers that we do not use, our own progress display.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -62,29 +64,42 @@ def ray_session(
 
     Raises:
         ConnectionError: no cluster answers at the address.
+        SpiketuneError: Ray's own processes do not come up here.
     """
     prepare_environment()
-    if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        if os.environ["RAY_AUTH_MODE"] == "token":
-            protect_token()
+    # Ray asks for its token at every new local cluster, unless the user has said otherwise.
+    if address is None and os.environ.get("RAY_AUTH_MODE", "token") == "token":
+        protect_token()
     import ray
 
     try:
         if address is None:
-            # Processes that share a trial talk over this machine, whatever its name resolves to.
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
-            ray.init(
-                num_cpus=num_cpus,
-                include_dashboard=dashboard,
-                dashboard_host="127.0.0.1",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-            )
+            _start_local(num_cpus, dashboard=dashboard)
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         yield
     finally:
         ray.shutdown()
+
+
+def _start_local(num_cpus: int | None, *, dashboard: bool) -> None:
+    import ray
+
+    # Processes that share a trial talk over this machine, whatever its name resolves to.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+    try:
+        ray.init(
+            num_cpus=num_cpus,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+        )
+    except Exception as error:  # Ray raises bare ones when its processes do not come up
+        reason = str(error).strip().partition("\n")[0]
+        raise SpiketuneError(
+            f"Ray must start on this machine, but: {reason}; try again when it is less busy, or "
+            "set RAY_TMPDIR to a folder with space"
+        ) from error

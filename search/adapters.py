@@ -5,6 +5,7 @@ ledger is the state.
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -31,6 +32,14 @@ def unregister(key: str) -> None:
 
 def _report(key: str, trial: Trial, result: dict[str, Any]) -> bool:
     return _DIRECTORS[key].report(trial.config["number"], result, trial.config["attempt"])
+
+
+def _error_text(trial: Trial) -> str:
+    """What Tune has just written; its own reader looks where that is copied to later."""
+    try:
+        return Path(trial.error_file).read_text(errors="replace").rpartition("Failure #")[2]
+    except (OSError, TypeError):
+        return ""
 
 
 class LedgerSearcher(Searcher):
@@ -126,8 +135,7 @@ class LedgerCallback(Callback):
     ) -> None:
         """Say why the worker is gone; every attempt is a Tune trial of its own."""
         hung = trial.trial_id in self._hanging
-        error = trial.get_error()
-        loss = HANG if hung else loss_of(str(error))
+        loss = HANG if hung else loss_of(_error_text(trial))
         _DIRECTORS[self._key].lost(trial.config["number"], loss, trial.config["attempt"])
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from search.database import writing
 from search.folder import SearchFolder
 from search.recorded import open_ledger
-from search.study import Ledger
+from search.study import Ledger, LedgerError
 from search.versions import check_versions, versions
 from trainables.errors import InputError
 
@@ -125,3 +125,15 @@ def test_a_search_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no search named 'other'; searches there: made"):
         open_ledger(SearchFolder(tmp_path, "other"))
     assert not (tmp_path / "other").exists()
+
+
+def test_a_last_trial_that_is_gone_with_all_its_rows_is_noticed(tmp_path: Path) -> None:
+    spec, folder, ledger = made_search(tmp_path)
+    fill(spec, ledger)
+    with writing(ledger._engine) as session:
+        for table in ("user_attributes", "system_attributes", "params", "values"):
+            session.execute(text(f"delete from trial_{table} where trial_id = 4"))
+        session.execute(text("delete from trials where trial_id = 4"))
+    ledger.close()
+    with pytest.raises(LedgerError, match="must hold trials 0 to 3, but holds 3"):
+        open_ledger(folder)
