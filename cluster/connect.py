@@ -57,7 +57,7 @@ def ray_session(
 
     Args:
         address: `auto` or `host:port` of a running cluster; None starts a local one for this
-            process, bound to 127.0.0.1, with token authentication.
+            process, reachable with its authentication token only.
         num_cpus: CPUs of the local cluster; None for all.
         dashboard: start Ray's dashboard too. Ray Train asks it whether a trial is still alive, to
             free the CPUs and GPUs of one whose process was killed.
