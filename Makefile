@@ -16,8 +16,10 @@ demo: $(STAMP)  ## Search on scikit-learn's digits, ending with leaderboard and 
 	$(BIN)/spiketune search spaces/digits.yaml --name $$name && \
 	$(BIN)/spiketune status
 
-test: lint  ## Lint, types and every fast test
-	$(BIN)/python -m pytest -m 'not slow'
+test: export OMP_NUM_THREADS ?= 1
+test: lint  ## Lint, types and every fast test; searches take all cores, so they run one by one
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile tests/unit tests/contract
+	$(BIN)/python -m pytest -m 'not slow' tests/integration
 
 lint: $(STAMP)  ## ruff and strict mypy over the whole tree
 	$(BIN)/ruff check .

@@ -35,7 +35,9 @@ PLACES = (
 )
 
 
-@pytest.mark.parametrize(("place", "canary"), list(zip(PLACES, CANARIES, strict=False)))
+@pytest.mark.parametrize(
+    ("place", "canary"), list(zip(PLACES, CANARIES, strict=False)), ids=range(len(PLACES))
+)
 def test_a_secret_in_the_yaml_is_in_no_copy(tmp_path: Path, place: str, canary: str) -> None:
     text = SPACE + place.format(canary) + "\n"
     spec, folder = made_spec(tmp_path, text=text), SearchFolder(tmp_path / "runs", "made")
