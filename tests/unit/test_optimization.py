@@ -191,6 +191,7 @@ def test_channels_last_lays_out_weights_and_images() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own doings
 def test_a_compiled_network_trains_as_the_plain_one() -> None:
     plain, compiled = TrialRun(config()), TrialRun(config(compile=True))
     for run in (plain, compiled):
