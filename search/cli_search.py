@@ -188,7 +188,7 @@ def _status_tree(runs: Path, name: str) -> dict[str, Any]:
 
 
 def _finish(console: Console, spec: SearchSpec, folder: SearchFolder, outcome: Any) -> None:
-    runs = "" if folder.runs == Path("runs") else f" --runs {folder.runs}"
+    runs = folder.runs_option
     if outcome.signal_number:
         print_savings(console, spec, outcome.records)
         console.print(f"Interrupted; continue with:  spiketune resume {folder.name}{runs}")

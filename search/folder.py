@@ -67,6 +67,11 @@ class SearchFolder:
         """What says what made this search."""
         return self.path / "manifest.json"
 
+    @property
+    def runs_option(self) -> str:
+        """What a command needs beside the name to find this search; empty for `./runs`."""
+        return "" if self.runs == Path("runs") else f" --runs {self.runs}"
+
     def trial(self, number: int) -> Path:
         """A trial's folder, where its checkpoints are."""
         return self.path / "trials" / trial_name(number)

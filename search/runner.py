@@ -132,8 +132,7 @@ def resume_search(
 
 def resume_command(folder: SearchFolder) -> str:
     """What continues a search."""
-    runs = "" if folder.runs == Path("runs") else f" --runs {folder.runs}"
-    return f"spiketune resume {folder.name}{runs}"
+    return f"spiketune resume {folder.name}{folder.runs_option}"
 
 
 def _tracking_uri(spec: SearchSpec, folder: SearchFolder) -> str:

@@ -4,7 +4,6 @@ torch.distributed must be initialised before a World of more than one process is
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -112,8 +111,7 @@ def average_buffers(model: nn.Module, world: World) -> None:
     """
     if not world.is_shared:
         return
-    mean = partial(torch.mul, other=1.0 / world.size)
     for buffer in model.buffers():
         if buffer.is_floating_point():
             dist.all_reduce(buffer)
-            buffer.copy_(mean(buffer))
+            buffer.mul_(1.0 / world.size)

@@ -6,7 +6,7 @@ SpikingTrial trains in the trial's own process, SharedTrial in several through R
 import json
 import shutil
 import threading
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +17,22 @@ from trainables import checkpoint as checkpoints
 from trainables.config import TrialConfig
 from trainables.errors import SpiketuneError, TrialFailedError
 from trainables.launch import train_alone
-from trainables.loop import TrialRun
 from trainables.parallel import World
 
 POLL_S = 1.0
 END_S = 60.0
 
 
-class SpikingTrial(tune.Trainable):
-    """One trial as Ray Tune sees it: an epoch a step.
+class _Trial(tune.Trainable):
+    """A trial whose checkpoints are ours: Tune is to keep none.
 
     `config` holds `number`, `attempt`, `trial` (a TrialConfig as plain mapping), `folder` (where
-    checkpoints go), `known_epochs` (those the ledger has) and `threads`. Checkpoints are ours,
-    written before the epoch is reported, so a lost worker costs at most one epoch and Tune's own
-    checkpointing is not used. A failure that no retry can mend is reported as a result (`failure`,
-    `message`), not raised.
+    checkpoints go), `known_epochs` (those the ledger has) and `threads`. Checkpoints are written
+    before the epoch is reported, so a lost worker costs at most one epoch. A failure that no retry
+    can mend is reported as a result (`failure`, `message`), not raised.
     """
 
-    def setup(self, config: dict[str, Any]) -> None:
-        """Take the assignment; work starts at the first step, where errors can be told apart."""
-        self._assignment = config
-        self._run: TrialRun | None = None
-
-    def step(self) -> dict[str, Any]:
-        """Train and evaluate one epoch, checkpoint it, report it."""
-        try:
-            return self._epoch()
-        except (SpiketuneError, torch.cuda.OutOfMemoryError) as error:
-            return _final_failure(error) or {}
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next assignment in the same process: imports and data stay loaded."""
-        self.setup(new_config)
-        return True
+    _assignment: dict[str, Any]
 
     def save_checkpoint(self, _checkpoint_dir: str) -> dict[str, Any]:
         """Nothing: our checkpoints lie in the search's folder."""
@@ -58,45 +41,54 @@ class SpikingTrial(tune.Trainable):
     def load_checkpoint(self, _checkpoint: dict[str, Any] | None) -> None:
         """Nothing: a restarted trial finds its last good checkpoint itself."""
 
-    def cleanup(self) -> None:
-        """Let go of the network before the worker is reused or ends."""
-        self._run = None
+    @property
+    def _folder(self) -> Path:
+        return Path(self._assignment["folder"])
 
-    def _epoch(self) -> dict[str, Any]:
-        start = time.perf_counter()
-        restored = self._run is None and self._restore()
-        run = self._run or self._fresh()
-        opened_s = time.perf_counter() - start
-        if restored:
-            # The worker may have been lost after the checkpoint and before the report, so the
-            # epoch is reported again; the ledger ignores it when it knows it.
-            return {**run.metrics, **self._position(run), "opened_s": opened_s}
-        metrics, rates = run.step()
-        run.save(Path(self._assignment["folder"]))
-        position = self._position(run)
-        return {**metrics, **position, "opened_s": opened_s, "layer_rates": json.dumps(rates)}
-
-    def _position(self, run: TrialRun) -> dict[str, Any]:
-        return {"done": run.done, "num_steps": run.num_steps}
-
-    def _fresh(self) -> TrialRun:
-        torch.set_num_threads(max(1, int(self._assignment["threads"])))
-        self._run = TrialRun(TrialConfig.model_validate(self._assignment["trial"]))
-        return self._run
-
-    def _restore(self) -> bool:
-        """Continue from the last good checkpoint of the trial's folder, if there is one."""
-        folder = Path(self._assignment["folder"])
+    def _discard_unreported(self) -> None:
         # One epoch may be saved and not reported. Files beyond that are of epochs that the ledger
         # has lost: what came between could never be reported.
-        discard_after(folder, self._assignment["known_epochs"] + 1)
-        found = checkpoints.last_good(folder)
-        if found is not None:
-            self._fresh().restore(found)
-        return found is not None
+        discard_after(self._folder, self._assignment["known_epochs"] + 1)
 
 
-class SharedTrial(tune.Trainable):
+class SpikingTrial(_Trial):
+    """One trial as Ray Tune sees it: an epoch a step.
+
+    The epoch of a restored checkpoint is reported again, for the worker may have been lost between
+    the two; the ledger ignores it when it knows it.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take the assignment; work starts at the first step, where errors can be told apart."""
+        self._assignment = config
+        self._epochs: Iterator[dict[str, Any]] | None = None
+
+    def step(self) -> dict[str, Any]:
+        """Train and evaluate one epoch, checkpoint it, report it."""
+        try:
+            if self._epochs is None:
+                self._epochs = self._start()
+            return _reported(next(self._epochs))
+        except (SpiketuneError, torch.cuda.OutOfMemoryError) as error:
+            return _final_failure(error) or {}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next assignment in the same process: imports and data stay loaded."""
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        """Let go of the network before the worker is reused or ends."""
+        self._epochs = None
+
+    def _start(self) -> Iterator[dict[str, Any]]:
+        self._discard_unreported()
+        torch.set_num_threads(max(1, int(self._assignment["threads"])))
+        trial = TrialConfig.model_validate(self._assignment["trial"])
+        return train_alone(trial, self._folder)
+
+
+class SharedTrial(_Trial):
     """One trial whose batches several processes share, through Ray Train; an epoch a step.
 
     The processes wait for leave before each epoch, so that a trial that is stopped ends in order
@@ -125,22 +117,11 @@ class SharedTrial(tune.Trainable):
         Raises:
             ray.train.TrainingFailedError: a process was lost; Tune starts the trial again.
         """
-        start = time.perf_counter()
-        is_first = self._trainer is None
         if self._trainer is None:
             self._trainer = self._start()
         else:
             self._leave.put(True)
-        report = self._next_report(self._trainer)
-        opened_s = time.perf_counter() - start if is_first else 0.0
-        return {**report, "opened_s": opened_s}
-
-    def save_checkpoint(self, _checkpoint_dir: str) -> dict[str, Any]:
-        """Nothing: our checkpoints lie in the search's folder."""
-        return {"number": self._assignment["number"]}
-
-    def load_checkpoint(self, _checkpoint: dict[str, Any] | None) -> None:
-        """Nothing: a restarted trial finds its last good checkpoint itself."""
+        return self._next_report(self._trainer)
 
     def cleanup(self) -> None:
         """End the processes and wait until they have given back their CPUs and GPUs."""
@@ -155,12 +136,12 @@ class SharedTrial(tune.Trainable):
     @property
     def _scratch(self) -> Path:
         # Ray Train insists on a folder of its own, on storage that all its nodes see.
-        return Path(self._assignment["folder"]) / "ray-train"
+        return self._folder / "ray-train"
 
     def _start(self) -> threading.Thread:
         from ray.util.queue import Queue
 
-        discard_after(Path(self._assignment["folder"]), self._assignment["known_epochs"] + 1)
+        self._discard_unreported()
         self._leave = Queue(actor_options={"num_cpus": 0})
         self._reports = Queue(actor_options={"num_cpus": 0})
         thread = threading.Thread(target=self._fit, daemon=True)
@@ -226,10 +207,15 @@ def _share(config: dict[str, Any]) -> None:
     trial = TrialConfig.model_validate(config["trial"])
     for epoch in train_alone(trial, Path(config["folder"]), world):
         if world.rank == 0:
-            rates = epoch.pop("layer_rates", None)
-            config["reports"].put(epoch | ({"layer_rates": json.dumps(rates)} if rates else {}))
+            config["reports"].put(_reported(epoch))
         if not epoch["done"] and not _may_go_on(config["leave"], world):
             return
+
+
+def _reported(epoch: dict[str, Any]) -> dict[str, Any]:
+    """An epoch as Tune takes it: flat."""
+    rates = epoch.pop("layer_rates", None)
+    return epoch if rates is None else {**epoch, "layer_rates": json.dumps(rates)}
 
 
 def _may_go_on(leave: Any, world: World) -> bool:

@@ -78,7 +78,7 @@ def test_a_ledger_on_a_server_keeps_everything_and_no_password_is_written(
     for state in ("stopped", "failed"):
         number = ledger.add({}, {}, {"model": {}}, "0").number
         ledger.report(number, 1, {"val_top1": 1.0 / 3.0, "energy_mj": 2.0}, {"lif": 0.5})
-        ledger.finish(number, state, "asha@1", {"energy_mj <= 1": 1.0})  # type: ignore[arg-type]
+        ledger.finish(number, state, "asha@1", {"energy_mj <= 1": 1.0})
     ledger.add({}, {}, {"model": {}}, "1")
     records = ledger.records
     with pytest.raises(LeaseHeldError, match=f"process {os.getpid()}"):

@@ -54,7 +54,7 @@ def add_trial(spec: SearchSpec, ledger: Ledger, width: int, epochs: int, end: st
             epoch,
             {"val_top1": 50.0 + width + epoch / 3, "energy_mj": width / 7, "train_loss": 1 / epoch},
             {"head_lif": 0.25},
-            Outcome(end, f"{end}@{epoch}", {"energy_mj <= 9": -1.0}) if last else None,  # type: ignore[arg-type]
+            Outcome(end, f"{end}@{epoch}", {"energy_mj <= 9": -1.0}) if last else None,
         )
     if end == "failed":
         ledger.finish(number, "failed", "nan_loss")

@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_refused(tree: dict[str, Any], message: str) -> Non
 
 def test_configurations_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        TINY.model.width = 8  # type: ignore[misc]
+        TINY.model.width = 8  # type: ignore[misc]  # what is tested
 
 
 def test_block_size_matters_to_statten_only() -> None:

@@ -163,7 +163,7 @@ def test_fifty_races_have_one_winner_each(url: str, ledger: Ledger) -> None:
         engine.dispose()
 
 
-def hold(url: str, ready: "multiprocessing.synchronize.Event") -> None:  # type: ignore[name-defined]
+def hold(url: str, ready: "multiprocessing.synchronize.Event") -> None:
     Ledger.open(url, "s", write=True)
     ready.set()
     signal.pause()

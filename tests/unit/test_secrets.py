@@ -17,6 +17,7 @@ from search.folder import SearchFolder
 from search.recorded import create_ledger, open_ledger
 from search.tracking import redact
 from spaces import SpaceError, load_search_space
+from trainables.errors import InputError
 
 CANARIES = [random_secrets.token_hex(12) for _ in range(20)]
 PLACES = (
@@ -120,7 +121,7 @@ def test_five_hundred_hostile_names_write_nothing_outside(tmp_path: Path) -> Non
 def _allowed(name: str) -> bool:
     try:
         SearchFolder(Path("runs"), name)
-    except Exception:  # noqa: BLE001
+    except InputError:
         return False
     return True
 
