@@ -89,6 +89,7 @@ def _start_local(num_cpus: int | None, *, dashboard: bool) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     try:
         ray.init(
+            address="local",  # a new one, whatever runs here already
             num_cpus=num_cpus,
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",

@@ -96,9 +96,9 @@ def open_ledger(
         spec = recorded_spec(ledger.facts, folder)
         if write:
             manifest = _own_manifest(folder, ledger)
-            sessions = ledger.sessions
-            recorded = manifest["versions"] if manifest else sessions[-1].versions
-            check_versions(recorded, folder.name, force=force)
+            sessions = [manifest["versions"]] if manifest else [s.versions for s in ledger.sessions]
+            if sessions:  # none when the driver was lost before it began
+                check_versions(sessions[-1], folder.name, force=force)
             ledger.take()
             _mend(folder, ledger)
             _write_files(folder, ledger, place)

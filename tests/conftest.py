@@ -1,8 +1,45 @@
-"""What every test shares: quiet third parties, temporary Ray folders, real servers."""
+"""What every test shares: quiet third parties, servers and stores that take seconds to make."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from mlflow_server import MlflowServer
 
 # Read at import by the libraries, so set before any test module is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database: making one takes seconds, copying it does not."""
+    from mlflow_server import DEADLINE_S
+
+    from search.tracking import Tracker, TrackerConfig, default_uri
+
+    folder = tmp_path_factory.mktemp("empty")
+    tracker = Tracker(TrackerConfig(default_uri(folder), "other", "other", "0", folder / "spool"))
+    tracker.start()
+    assert tracker.close(DEADLINE_S)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(
+    tmp_path_factory: pytest.TempPathFactory, empty_store: Path
+) -> "Iterator[MlflowServer]":
+    """A server of the test module's own: some count every row of its database."""
+    from mlflow_server import MlflowServer
+
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    server = MlflowServer(folder)
+    yield server
+    server.close()

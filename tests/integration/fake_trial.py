@@ -3,14 +3,17 @@
     python fake_trial.py search|resume RUNS NAME SPACE [KEY=VALUE ...]
 
 What trial 3's next attempt does is the first line of `RUNS/NAME/misbehave/3`, which it takes away:
-`hang`, `raise`, `exit` before its next epoch. `SPIKETUNE_FAKE_EPOCH_S` is an epoch's length.
+`hang`, `raise`, `exit` before its next epoch. `SPIKETUNE_FAKE_EPOCH_S` is an epoch's length,
+`SPIKETUNE_FAKE_ADDRESS` that of a running Ray cluster.
 """
 
+import hashlib
 import json
 import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,17 @@ from trainables.files import write_atomically
 
 
 class FakeTrial(tune.Trainable):
-    """Reports as `SpikingTrial` does; its checkpoint is the number of the epoch."""
+    """Reports, restores and discards as `SpikingTrial` does, without importing torch.
+
+    Its network is a chain of digests, its checkpoints hold one. Beside the runs' folder it keeps a
+    record of its own, a durable line a start and an epoch, written before the checkpoint is.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
         self._assignment = config
         self._folder = Path(config["folder"])
+        self._epoch: int | None = None
+        self._chain = ""
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
@@ -38,22 +47,65 @@ class FakeTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         self._misbehave()
+        if self._epoch is None:
+            self._epoch = self._restore()
+            self._note("start")
+            if self._epoch:
+                return self._report(self._epoch)
         threading.Event().wait(float(os.environ.get("SPIKETUNE_FAKE_EPOCH_S", "0.05")))
-        self._folder.mkdir(parents=True, exist_ok=True)
-        saved = self._folder / "epoch-0000.safetensors"
-        epoch = 1 + (int(saved.read_text()) if saved.is_file() else 0)
-        write_atomically(saved, str(epoch).encode())
-        trial = self._assignment["trial"]
-        width, timesteps = trial["model"]["width"], trial["model"]["timesteps"]
+        self._epoch += 1
+        self._chain = digest(self._chain or json.dumps(self._trial, sort_keys=True))
+        self._note("epoch", **metrics_of(self._trial, self._epoch, self._chain))
+        self._save(self._epoch)
+        return self._report(self._epoch)
+
+    @property
+    def _trial(self) -> dict[str, Any]:
+        return dict(self._assignment["trial"])
+
+    def _report(self, epoch: int) -> dict[str, Any]:
         return {
             "epoch": epoch,
-            "val_top1": 40.0 + width / 2 + epoch,
-            "energy_mj": width * timesteps / 100,
-            "train_loss": 1.0 / epoch,
+            **metrics_of(self._trial, epoch, self._chain),
             "layer_rates": json.dumps({"head_lif": 0.2}),
             "num_steps": 40 * epoch,
-            "done": epoch >= trial["train"]["epochs"],
+            "done": epoch >= self._trial["train"]["epochs"],
         }
+
+    def _restore(self) -> int:
+        files = sorted(self._folder.glob("epoch-*.safetensors"))
+        for path in files:
+            if int(path.stem[6:]) > self._assignment["known_epochs"] + 1:
+                path.unlink()
+        for path in reversed(files):
+            if path.is_file():
+                epoch, self._chain = json.loads(path.read_text())
+                return int(epoch)
+        return 0
+
+    def _save(self, epoch: int) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        data = json.dumps([epoch, self._chain]).encode()
+        write_atomically(self._folder / f"epoch-{epoch:04d}.safetensors", data)
+        write_atomically(self._folder / "best.safetensors", data)
+        (self._folder / f"epoch-{epoch - 2:04d}.safetensors").unlink(missing_ok=True)
+
+    def _note(self, what: str, **values: Any) -> None:
+        search = self._folder.parents[1]
+        record = side_record(search.parent, search.name)
+        record.mkdir(parents=True, exist_ok=True)
+        line = {
+            "what": what,
+            "attempt": self._assignment["attempt"],
+            "epoch": self._epoch,
+            "known": self._assignment["known_epochs"],
+            "time_s": time.time(),
+            **values,
+        }
+        with (record / f"{self._folder.name}.jsonl").open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
 
     def _misbehave(self) -> None:
         told = self._folder.parents[1] / "misbehave" / str(self._assignment["number"])
@@ -66,6 +118,25 @@ class FakeTrial(tune.Trainable):
         if first == "raise":
             raise OSError(28, "No space left on device")
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def side_record(runs: Path, name: str) -> Path:
+    """Where the trials of a search keep their own record, one file a trial."""
+    return runs.parent / "record" / name
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def metrics_of(trial: dict[str, Any], epoch: int, chain: str) -> dict[str, float]:
+    """What an epoch measures: better with width and epochs, with ties between trials."""
+    width, timesteps = trial["model"]["width"], trial["model"]["timesteps"]
+    return {
+        "val_top1": 40.0 + width / 2 + epoch + int(chain[:4], 16) % 8,
+        "energy_mj": width * timesteps / 100,
+        "train_loss": (1.0 + int(chain[4:8], 16) / 2**16) / epoch,
+    }
 
 
 class Silent:
@@ -82,14 +153,15 @@ def main(what: str, runs: str, name: str, space: str, *overrides: str) -> int:
     from spaces import load_search_space
     from trainables.errors import SpiketuneError
 
-    folder = SearchFolder(Path(runs), name)
+    folder = SearchFolder(Path(runs).resolve(), name)
+    address = os.environ.get("SPIKETUNE_FAKE_ADDRESS")
     try:
         if what == "resume":
-            outcome = resume_search(folder, None, Silent(), FakeTrial)
+            outcome = resume_search(folder, address, Silent(), FakeTrial)
         else:
             spec = load_search_space(space, overrides).model_copy(update={"name": name})
             text = Path(space).read_text()
-            outcome = start_search(spec, folder, text, None, Silent(), FakeTrial)
+            outcome = start_search(spec, folder, text, address, Silent(), FakeTrial)
     except SpiketuneError as error:
         sys.stderr.write(f"Error: {error}\n")
         return error.exit_code

@@ -4,19 +4,15 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow_server import MlflowServer, free_port
+from mlflow_server import MlflowServer
+from processes import ray_cluster, wait_for, worker_of
 from tiny_search import environment, running, spiketune, spiketune_json, write_space
 
 from search.records import EpochRecord, TrialRecord
@@ -246,36 +242,6 @@ def test_over_http_on_a_cluster_that_runs(tmp_path: Path, mlflow_server: MlflowS
     assert_tracked_exactly(mlflow_server.uri, records_of(tmp_path))
 
 
-@contextmanager
-def ray_cluster(folder: Path) -> Iterator[str]:
-    """A Ray head node in processes of its own, ended by their ids."""
-    ray = str(Path(sys.executable).with_name("ray"))
-    port = free_port()
-    start = [ray, "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1"]
-    process = subprocess.Popen(
-        [*start, "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"],
-        env={**environment(folder), "RAY_AUTH_MODE": "disabled"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "--block" in line or "Ray runtime started" in line:
-                break
-        assert process.poll() is None, "the cluster did not start"
-        yield f"127.0.0.1:{port}"
-    finally:
-        below = descendants(process.pid)
-        process.terminate()
-        for pid in below:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.communicate()
-
-
 def num_epochs(folder: Path, name: str = "tiny") -> int:
     path = folder / "runs" / name / "study.db"
     if not path.is_file():
@@ -291,36 +257,3 @@ def num_epochs(folder: Path, name: str = "tiny") -> int:
         return 0  # the tables are being made
     finally:
         connection.close()
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "the condition was not met in time"
-        time.sleep(0.05)  # between two looks at another process's file
-
-
-def worker_of(driver: int) -> int:
-    """The process id of a trial worker below a driver."""
-    for entry in descendants(driver):
-        title = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ")
-        if b"ray::" in title and b"Trainable" in title:  # as Tune wraps ours
-            return entry
-    raise AssertionError("no trial worker runs")
-
-
-def descendants(parent: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields: Any = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found, queue = [], [parent]
-    while queue:
-        below = children.get(queue.pop(), [])
-        found += below
-        queue += below
-    return found

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from search.database import writing
 from search.folder import SearchFolder
+from search.founding import found
 from search.recorded import open_ledger
 from search.study import Ledger, LedgerError
 from search.versions import check_versions, versions
@@ -35,6 +36,24 @@ def test_other_versions_are_refused_with_both_and_forced(
     assert forced.sessions[-1].versions == versions()
     forced.close()
     open_ledger(folder, write=True)[1].close()
+
+
+def test_a_driver_that_was_lost_before_it_began_is_followed_by_another(tmp_path: Path) -> None:
+    spec, folder, ledger = made_search(tmp_path / "first")
+    facts = ledger.facts
+    ledger.close()
+    other = SearchFolder(tmp_path / "second", "made")
+    other.create()
+    found(
+        f"sqlite:///{other.database}",
+        "made",
+        spec.objectives,
+        {**facts, "sessions": [], "count": 0},
+    )
+    _, again = open_ledger(other, write=True)
+    assert len(again.sessions) == 1
+    again.close()
+    assert (other.path / "search.yaml").read_text() == (folder.path / "search.yaml").read_text()
 
 
 def test_versions_of_packages_that_are_gone_do_not_matter() -> None:
