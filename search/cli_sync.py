@@ -1,5 +1,6 @@
 """`spiketune sync`: sends what is left in a search's spool."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -19,6 +20,7 @@ from trainables.errors import InputError, SpiketuneError
 @runs_option
 def sync_command(name: str, timeout_s: float, runs: Path) -> None:
     """Send MLflow what the search NAME could not send while it ran."""
+    from search.director import trial_files
     from search.runner import tracker_config
 
     folder = SearchFolder(runs, name)
@@ -36,7 +38,7 @@ def sync_command(name: str, timeout_s: float, runs: Path) -> None:
     if not (folder.spool / "events.jsonl").is_file():
         click.echo(f"{name}: nothing is left to send")
         return
-    left = sync(config, timeout_s)
+    left = sync(config, timeout_s, ledger.records, partial(trial_files, folder))
     if left:
         raise SpiketuneError(
             f"everything must be sent, but {left} events are left in {folder.spool}; try again"

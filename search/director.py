@@ -10,6 +10,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from search.database import LedgerError
@@ -89,6 +91,7 @@ class Director:
         hours = spec.budget.hours
         used_s = ledger.used_s(time.time())
         self._deadline_s = None if hours is None else clock() + hours * SECONDS_AN_HOUR - used_s
+        tracker.catch_up(ledger.records, partial(trial_files, folder))
         for record in ledger.records:
             if record.state != "running":
                 self._prune(record)
@@ -184,13 +187,7 @@ class Director:
             config.model_dump(mode="json"),
             config.config_hash(),
         )
-        self._tracker.trial_started(
-            record.number,
-            record.params,
-            {"spiketune.config_hash": record.config_hash, "spiketune.state": "running"},
-            record.config,
-            record.started_s,
-        )
+        self._tracker.trial_started(record)
         return self._assignment(record)
 
     def _again(self, number: int) -> Assignment:
@@ -280,10 +277,7 @@ class Director:
 
     def _ended(self, record: TrialRecord) -> None:
         self._running.discard(record.number)
-        ended_s = record.ended_s or time.time()
-        self._tracker.trial_ended(
-            record.number, record.state, record.reason, ended_s, self._files(record)
-        )
+        self._tracker.trial_ended(record, trial_files(self._folder, record))
         self._watcher.trial_changed(record)
         self._prune(record)
 
@@ -291,20 +285,22 @@ class Director:
         for loser in self._front.ended(record):
             remove_checkpoints(self._folder.trial(loser.number))
 
-    def _files(self, record: TrialRecord) -> dict[str, Any]:
-        files: dict[str, Any] = {}
-        rates = record.extra.get("layer_rates")
-        if rates:
-            files["firing_rates.json"] = json.dumps(rates, indent=2)
-        best = self._folder.trial(record.number) / BEST
-        if best.is_file() and record.state == "finished":
-            files[f"checkpoint/{BEST}"] = best
-        return files
-
     def _fail(self, error: LedgerError) -> None:
         """Nothing can be remembered any more, so nothing is decided any more."""
         logger.error("%s", error)
         self.failure = error
+
+
+def trial_files(folder: SearchFolder, record: TrialRecord) -> dict[str, str | Path]:
+    """What the tracker keeps of a trial that has ended: last firing rates, best checkpoint."""
+    files: dict[str, str | Path] = {}
+    rates = record.extra.get("layer_rates")
+    if rates:
+        files["firing_rates.json"] = json.dumps(rates, indent=2)
+    best = folder.trial(record.number) / BEST
+    if best.is_file() and record.state == "finished":
+        files[f"checkpoint/{BEST}"] = best
+    return files
 
 
 def stopping_rule(spec: SearchSpec) -> StoppingRule:

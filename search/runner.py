@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.connect import ray_session
 from cluster.resources import concurrent_trials, trial_processes, trial_resources
-from search.director import Director, Watcher
+from search.director import Director, Watcher, trial_files
 from search.folder import SearchFolder
 from search.recorded import create_ledger, open_ledger
 from search.records import TrialRecord
@@ -254,6 +255,7 @@ def _trainable(wanted: Mapping[str, float], processes: int, given: "Trainable | 
 def _end(director: Director, folder: SearchFolder, tracker: Tracker, *, interrupted: bool) -> None:
     spec, records = director.spec, director.ledger.records
     report_search(spec, folder, records)
+    tracker.catch_up(records, partial(trial_files, folder))  # what a full disk refused
     metrics = summary_metrics(spec, records)
     status = "KILLED" if interrupted else "FINISHED"
     tracker.search_ended(status, metrics, {"report.html": folder.report}, time.time())

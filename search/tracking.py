@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from search.records import TrialRecord
 from search.spool import Chunk, Delivery, Spool
-from search.tracking_events import EventWriter
+from search.tracking_events import EventWriter, Files
 from search.tracking_runs import Point, RunWriter
 from search.tracking_uri import (
     TrackerConfig,
@@ -179,14 +180,26 @@ def preload() -> None:
     _client_class()
 
 
-def sync(config: TrackerConfig, timeout_s: float) -> int:
+def sync(
+    config: TrackerConfig,
+    timeout_s: float,
+    records: Sequence[TrialRecord] = (),
+    files: Files = lambda _: {},
+) -> int:
     """Send what an earlier process left in the spool; returns the number of events still left.
+
+    Args:
+        config: where to.
+        timeout_s: when to give up.
+        records: the ledger's, of which events may be missing.
+        files: as for `EventWriter.catch_up`.
 
     Raises:
         TrackingError: the store does not answer.
     """
     tracker = Tracker(config)
     tracker.start()
+    tracker.catch_up(records, files)
     tracker.close(timeout_s)
     return tracker.pending
 

@@ -4,13 +4,15 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from search.records import TrialState
+from search.records import TrialRecord
 from search.spool import Event
 from search.tracking_uri import redact
+
+Files = Callable[[TrialRecord], Mapping[str, str | Path]]
 
 _MAX_PARAM_CHARS = 6000
 _MAX_TAG_CHARS = 5000
@@ -27,6 +29,8 @@ class EventWriter(ABC):
 
     def __init__(self) -> None:
         self._epochs_seen: dict[int, int] = {}
+        self._started: set[int] = set()
+        self._ended: dict[int, str] = {}
 
     @abstractmethod
     def _append(self, kind: str, time_s: float, body: Mapping[str, Any]) -> bool:
@@ -46,26 +50,18 @@ class EventWriter(ABC):
             },
         )
 
-    def trial_started(
-        self,
-        number: int,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        config: Mapping[str, Any],
-        time_s: float,
-    ) -> None:
+    def trial_started(self, record: TrialRecord) -> None:
         """Report a new trial: proposed values by dotted key and its resolved configuration."""
-        text = json.dumps(config, indent=2, default=str)
-        self._append(
-            "trial_start",
-            time_s,
-            {
-                "trial": number,
-                "params": _texts(params, _MAX_PARAM_CHARS),
-                "tags": _texts(tags, _MAX_TAG_CHARS),
-                "artifacts": _artifacts({"config.json": text}),
-            },
-        )
+        text = json.dumps(record.config, indent=2, default=str)
+        tags = {"spiketune.config_hash": record.config_hash, "spiketune.state": "running"}
+        body = {
+            "trial": record.number,
+            "params": _texts(record.params, _MAX_PARAM_CHARS),
+            "tags": tags,
+            "artifacts": _artifacts({"config.json": text}),
+        }
+        if self._append("trial_start", record.started_s, body):
+            self._started.add(record.number)
 
     def trial_epoch(
         self, number: int, epoch: int, metrics: Mapping[str, float], time_s: float
@@ -84,26 +80,18 @@ class EventWriter(ABC):
             self._mark_seen(number, epoch)
 
     def trial_ended(
-        self,
-        number: int,
-        state: TrialState,
-        reason: str,
-        time_s: float,
-        artifacts: Mapping[str, str | Path] | None = None,
+        self, record: TrialRecord, artifacts: Mapping[str, str | Path] | None = None
     ) -> None:
         """Report how a trial ended; an artifact is text, or the path of a file to upload."""
-        self._append(
-            "trial_end",
-            time_s,
-            {
-                "trial": number,
-                "status": _RUN_STATUS[state],
-                "tags": _texts(
-                    {"spiketune.state": state, "spiketune.reason": reason}, _MAX_TAG_CHARS
-                ),
-                "artifacts": _artifacts(artifacts or {}),
-            },
-        )
+        tags = {"spiketune.state": record.state, "spiketune.reason": record.reason}
+        body = {
+            "trial": record.number,
+            "status": _RUN_STATUS[record.state],
+            "tags": _texts(tags, _MAX_TAG_CHARS),
+            "artifacts": _artifacts(artifacts or {}),
+        }
+        if self._append("trial_end", record.ended_s or time.time(), body):
+            self._ended[record.number] = record.state
 
     def trial_reopened(self, number: int, attempt: int, time_s: float) -> None:
         """Report that an ended or interrupted trial runs again, in the same run."""
@@ -112,7 +100,24 @@ class EventWriter(ABC):
             "spiketune.reason": "",
             "spiketune.attempt": str(attempt),
         }
-        self._append("trial_reopen", time_s, {"trial": number, "status": "RUNNING", "tags": tags})
+        body = {"trial": number, "status": "RUNNING", "tags": tags}
+        if self._append("trial_reopen", time_s, body):
+            self._ended.pop(number, None)
+
+    def catch_up(self, records: Iterable[TrialRecord], files: Files) -> None:
+        """Report what the ledger knows and no event tells: a driver was killed between the two.
+
+        Args:
+            records: every trial.
+            files: the artifacts of a trial that has ended.
+        """
+        for record in records:
+            if record.number not in self._started:
+                self.trial_started(record)
+            for epoch in record.epochs:
+                self.trial_epoch(record.number, epoch.epoch, epoch.metrics, epoch.time_s)
+            if record.state not in ("running", self._ended.get(record.number)):
+                self.trial_ended(record, files(record))
 
     def search_ended(
         self,
@@ -134,8 +139,15 @@ class EventWriter(ABC):
         )
 
     def _note(self, event: Event) -> None:
+        number: Any = event.body.get("trial")
         if event.kind == "epoch":
-            self._mark_seen(event.body["trial"], event.body["epoch"])
+            self._mark_seen(number, event.body["epoch"])
+        elif event.kind == "trial_start":
+            self._started.add(number)
+        elif event.kind == "trial_end":
+            self._ended[number] = event.body["tags"]["spiketune.state"]
+        elif event.kind == "trial_reopen":
+            self._ended.pop(number, None)
 
     def _mark_seen(self, number: int, epoch: int) -> None:
         # One bit an epoch: ten thousand trials stay below a megabyte.

@@ -215,7 +215,9 @@ def assert_nothing_lost(before: Sequence[TrialRecord], after: Sequence[TrialReco
             assert now == record
 
 
-def assert_whole(search: FakeSearch, num_trials: int = 8, uri: str | None = None) -> None:
+def assert_whole(
+    search: FakeSearch, num_trials: int = 8, uri: str | None = None, experiment: str = "chaos"
+) -> None:
     """Ledger, side record, rule, leaderboard, Optuna and MLflow tell the same story."""
     records = search.records()
     assert [r.number for r in records] == list(range(num_trials))
@@ -223,7 +225,7 @@ def assert_whole(search: FakeSearch, num_trials: int = 8, uri: str | None = None
     assert_as_noted(records, search.notes())
     assert_rule_followed(records)
     assert_leaders(search, records)
-    assert_tracked(uri or search.uri, records)
+    assert_tracked(uri or search.uri, records, experiment)
 
 
 def assert_as_noted(records: Sequence[TrialRecord], notes: Mapping[int, Any]) -> None:
@@ -293,7 +295,7 @@ def assert_leaders(search: FakeSearch, records: Sequence[TrialRecord]) -> None:
     assert {t.number for t in study.best_trials} == front
 
 
-def assert_tracked(uri: str, records: Sequence[TrialRecord], experiment: str = "chaos") -> None:
+def assert_tracked(uri: str, records: Sequence[TrialRecord], experiment: str) -> None:
     """One run for the search and one a trial, all ended, every value once with its own time."""
     client = MlflowClient(uri)
     found = client.get_experiment_by_name(experiment)

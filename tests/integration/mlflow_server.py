@@ -12,7 +12,7 @@ from pathlib import Path
 
 from search.tracking import ui_command, ui_environment
 
-DEADLINE_S = 40.0
+DEADLINE_S = 150.0
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

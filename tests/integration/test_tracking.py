@@ -10,10 +10,13 @@ import time
 import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow_server import DEADLINE_S, MlflowServer, free_port, wait_until
+from records import record
 
+from search.records import TrialRecord, TrialState
 from search.tracking import (
     Tracker,
     TrackerConfig,
@@ -77,16 +80,26 @@ def epoch_metrics(number: int, epoch: int) -> dict[str, float]:
     return {name: number + epoch / 3 + i for i, name in enumerate(METRICS)}
 
 
+def trial(
+    number: int,
+    params: dict[str, Any] | None = None,
+    state: TrialState = "running",
+    reason: str = "",
+    ended_s: float | None = None,
+) -> TrialRecord:
+    return replace(
+        record(number, [], state=state, params=params),
+        config={"model": {"depth": 2}},
+        config_hash="ab",
+        reason=reason,
+        ended_s=ended_s,
+    )
+
+
 def report(tracker: Tracker, numbers: range, epochs: int = 3) -> None:
     tracker.search_started({"budget.trials": 4}, {"spiketune.version": "0"}, {"search.yaml": "a"})
     for number in numbers:
-        tracker.trial_started(
-            number,
-            {"train.lr": 1e-4, "model.depth": 2},
-            {"spiketune.config_hash": "ab"},
-            {"model": {"depth": 2}},
-            1000.0,
-        )
+        tracker.trial_started(trial(number, {"train.lr": 1e-4, "model.depth": 2}))
         for epoch in range(1, epochs + 1):
             tracker.trial_epoch(number, epoch, epoch_metrics(number, epoch), 1000.0 + epoch)
 
@@ -112,9 +125,11 @@ def test_runs_parameters_metrics_and_states(
     report(tracker, range(3))
     tracker.trial_epoch(0, 3, epoch_metrics(0, 99), 2000.0)
     tracker.trial_epoch(2, 4, {"val_top1": float("nan"), "energy_mj": 1.0}, 1004.0)
-    tracker.trial_ended(0, "finished", "completed", 1010.0, {"firing/rates.json": rates})
-    tracker.trial_ended(1, "stopped", "asha", 1011.0, {"gone.json": tmp_path / "gone.json"})
-    tracker.trial_ended(2, "failed", "nan_loss http://me:canary@host/x", 1012.0)
+    finished = trial(0, {}, "finished", "completed", 1010.0)
+    tracker.trial_ended(finished, {"firing/rates.json": rates})
+    stopped = trial(1, {}, "stopped", "asha", 1011.0)
+    tracker.trial_ended(stopped, {"gone.json": tmp_path / "gone.json"})
+    tracker.trial_ended(trial(2, {}, "failed", "nan_loss http://me:canary@host/x", 1012.0))
     tracker.search_ended("FINISHED", {"hypervolume": 2.5}, {"report.html": "<p>"}, 1020.0)
     assert tracker.close(DEADLINE_S)
 
@@ -187,13 +202,53 @@ def test_a_resumed_driver_may_report_everything_again(
     assert second.close(DEADLINE_S)
 
 
+def test_what_no_event_tells_is_caught_up_from_the_ledger(
+    config: TrackerConfig, tmp_path: Path
+) -> None:
+    """As after a driver that was killed between the ledger's change and the event."""
+    told = replace(record(0, [1.0, 2.0], state="finished"), ended_s=1010.0)
+    half = replace(record(1, [1.0, 2.0, 3.0], state="stopped"), ended_s=1011.0, reason="asha@3")
+    untold = replace(record(2, [5.0], state="failed"), ended_s=1012.0)
+    again = replace(record(3, [7.0], state="finished"), ended_s=1013.0)
+    first = Tracker(config)
+    first.start()
+    first.catch_up([told], lambda _: {})
+    first.trial_started(half)
+    first.trial_epoch(1, 1, half.epochs[0].metrics, half.epochs[0].time_s)
+    first.catch_up([again], lambda _: {})
+    first.trial_reopened(3, 2, 1012.5)
+    assert first.close(DEADLINE_S)
+
+    everything = [told, half, untold, again]
+    spool = config.spool_dir / "events.jsonl"
+    assert sync(config, DEADLINE_S, everything) == 0
+    size = spool.stat().st_size
+    assert sync(config, DEADLINE_S, everything) == 0
+    assert spool.stat().st_size == size, "told twice"
+    rows = Rows(tmp_path / "mlflow.db")
+    assert {name: (run[0], run[2]) for name, run in rows.runs().items()} == {
+        "tiny": ("RUNNING", None),
+        "00000": ("FINISHED", 1010_000),
+        "00001": ("FINISHED", 1011_000),
+        "00002": ("FAILED", 1012_000),
+        "00003": ("FINISHED", 1013_000),
+    }
+    assert rows.tags("00001")["spiketune.reason"] == "asha@3"
+    top1 = [point for point in rows.points() if point[1] == "val_top1"]
+    assert [(name, step, value) for name, _, step, _, value in top1] == [
+        (trial.name, epoch.epoch, epoch.metrics["val_top1"])
+        for trial in everything
+        for epoch in trial.epochs
+    ]
+
+
 def test_a_refused_value_does_not_hold_up_the_others(
     config: TrackerConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracker, rows = Tracker(config), Rows(tmp_path / "mlflow.db")
     tracker.start()
-    tracker.trial_started(0, {"a": 1, "b": 1}, {}, {}, 1.0)
-    tracker.trial_started(0, {"a": 2, "b": 1, "c": "x" * 9000}, {}, {}, 1.0)
+    tracker.trial_started(trial(0, {"a": 1, "b": 1}))
+    tracker.trial_started(trial(0, {"a": 2, "b": 1, "c": "x" * 9000}))
     tracker.trial_epoch(0, 1, {"bad\nname": 1.0, "val_top1": 2.0}, 1.0)
     assert tracker.close(DEADLINE_S)
     params = rows.params()
