@@ -19,7 +19,15 @@ from search.folder import SearchFolder
 from search.propose import Proposer, distributions, make_proposer
 from search.pruning import Front, remove_checkpoints
 from search.records import MissingEpochError, Outcome, TrialRecord
-from search.retries import INTERRUPTED, MISSING_EPOCH, Loss, backoff_s, used_up
+from search.retries import (
+    INTERRUPTED,
+    MISSING_EPOCH,
+    OUT_OF_MEMORY,
+    Loss,
+    backoff_s,
+    smaller_parts,
+    used_up,
+)
 from search.stopping import Asha, Decision, NeverStop, StoppingRule, health
 from search.study import Ledger
 from search.tracking import Tracker
@@ -212,9 +220,9 @@ class Director:
     def _take(self, record: TrialRecord, result: Mapping[str, Any]) -> bool:
         number = record.number
         if "failure" in result:
-            # A retry of `out_of_memory` with train.accumulate, where the YAML allows it, goes here.
             logger.warning("trial %s failed: %s", record.name, result.get("message", ""))
-            self._end(number, Outcome("failed", str(result["failure"])))
+            if result["failure"] != OUT_OF_MEMORY or not self._fitted(record):
+                self._end(number, Outcome("failed", str(result["failure"])))
             return True
         metrics = {name: float(result[name]) for name in METRICS if name in result}
         epoch = int(metrics.pop("epoch"))
@@ -270,6 +278,21 @@ class Director:
         logger.warning("trial %s: %s; again in %g s", record.name, loss.reason, pause_s)
         self._waiting[number] = self._clock() + pause_s
         self._watcher.trial_changed(record)
+
+    def _fitted(self, record: TrialRecord) -> bool:
+        """Whether a trial that does not fit into memory may try again in smaller parts."""
+        may = self.spec.stopping.out_of_memory == "accumulate"
+        config = smaller_parts(record) if may else None
+        if config is None:
+            return False
+        tree = config.model_dump(mode="json")
+        record = self.ledger.change(record.number, tree, config.config_hash(), OUT_OF_MEMORY)
+        logger.warning("%s: again with train.accumulate=%d", record.name, config.train.accumulate)
+        self._running.discard(record.number)
+        self._waiting[record.number] = self._clock()
+        self._tracker.trial_started(record)  # its configuration is told anew
+        self._watcher.trial_changed(record)
+        return True
 
     def _end(self, number: int, outcome: Outcome) -> None:
         outcome = self._outcome(self.ledger.record(number), outcome)

@@ -17,6 +17,7 @@ from search.records import Attempt, EpochRecord, Session, TrialRecord
 from search.seal import SealError, unsealed
 
 SCHEMA = 2
+CHANGED = "changed"
 EPOCH_PREFIX = "epoch:"
 OPTUNA_STATES = {
     "running": "RUNNING",
@@ -241,6 +242,8 @@ class Loader:
                 f"{len(epochs)}"
             )
         attempts = tuple(Attempt(**attempt) for attempt in self._read(trial, "attempts"))
+        if CHANGED in trial.attrs:
+            made |= self._read(trial, CHANGED)
         return TrialRecord(
             number=trial.number,
             params=made["params"],

@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.records import Attempt
+from search.records import Attempt, TrialRecord
+from trainables.config import TrialConfig
 
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 60.0
@@ -30,6 +31,7 @@ class Loss:
     charged: bool
 
 
+OUT_OF_MEMORY = "out_of_memory"
 HANG = Loss("hang", charged=True)
 MISSING_EPOCH = Loss("missing_epoch", charged=True)
 INTERRUPTED = Loss("interrupted", charged=False)
@@ -58,6 +60,20 @@ def used_up(attempts: Sequence[Attempt], max_retries: int) -> bool:
 def backoff_s(attempts: Sequence[Attempt]) -> float:
     """Seconds to wait before the next attempt: twice as long each time."""
     return float(min(BACKOFF_FIRST_S * 2.0 ** (len(attempts) - 1), BACKOFF_MAX_S))
+
+
+def smaller_parts(record: TrialRecord) -> TrialConfig | None:
+    """The configuration for a trial that did not fit: its batches in twice as many parts.
+
+    None when that was tried, when an epoch had fitted, or when a part would be a single sample.
+    """
+    config = TrialConfig.model_validate(record.config)
+    parts = 2 * config.train.accumulate
+    was_tried = any(attempt.reason == OUT_OF_MEMORY for attempt in record.attempts)
+    if was_tried or record.epochs or config.train.batch_size < 2 * parts:
+        return None
+    train = config.train.model_copy(update={"accumulate": parts})
+    return config.model_copy(update={"train": train})
 
 
 def num_charged(attempts: Sequence[Attempt]) -> int:

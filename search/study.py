@@ -1,10 +1,9 @@
 """The ledger: an Optuna study in which only the driver writes, with a copy in memory to read from.
 
 A trial's parameters, state and final values are Optuna's own (any Optuna tool can open the study);
-everything else is a sealed user attribute: `trial` (parameters, configuration), `attempts`,
-`epoch:0003`, `layer_rates`, `outcome`. Stopped trials are COMPLETE with the values of their last
-epoch, failed ones FAIL without values. Each change is one transaction, so a kill leaves all of it
-or nothing.
+everything else is a sealed user attribute: `trial` (parameters, configuration), `changed` (another
+configuration), `attempts`, `epoch:0003`, `layer_rates`, `outcome`. Stopped trials are COMPLETE with
+the values of their last epoch, failed ones FAIL without values. Each change is one transaction.
 """
 
 import logging
@@ -26,22 +25,8 @@ from search import database
 from search.database import LedgerError
 from search.founding import DIRECTIONS, found
 from search.lease import Holder, Lease
-from search.loading import (
-    EPOCH_PREFIX,
-    SCHEMA,
-    Loaded,
-    find_study,
-    load,
-)
-from search.records import (
-    Attempt,
-    Outcome,
-    Session,
-    TrialRecord,
-    all_ended,
-    used_s,
-    with_epoch,
-)
+from search.loading import CHANGED, EPOCH_PREFIX, SCHEMA, Loaded, find_study, load
+from search.records import Attempt, Outcome, Session, TrialRecord, all_ended, used_s, with_epoch
 from search.records import TrialState as OurState
 from search.results import ObjectiveLike
 from search.rows import Rows, jsonable
@@ -295,6 +280,21 @@ class Ledger:
             return record
         ended = replace(last, reason=reason, ended_s=time.time(), charged=charged)
         return self._set_attempts(record, (*record.attempts[:-1], ended))
+
+    def change(
+        self, number: int, config: Mapping[str, Any], config_hash: str, reason: str
+    ) -> TrialRecord:
+        """End a running trial's attempt, uncharged, and give the next one another configuration."""
+        record = self._records[number]
+        last = replace(record.attempts[-1], reason=reason, ended_s=time.time())
+        attempts = (*record.attempts[:-1], last)
+        record = replace(record, attempts=attempts, config=dict(config), config_hash=config_hash)
+        changed = {"config": record.config, "config_hash": config_hash}
+        with self._rows.writing() as session:
+            self._rows.set(session, number, CHANGED, changed)
+            self._rows.set(session, number, "attempts", [asdict(a) for a in attempts])
+        self._records[number] = record
+        return record
 
     def finish(
         self,

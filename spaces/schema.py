@@ -87,6 +87,11 @@ class Stopping(StrictModel):
     `metric` is the first objective's unless set; `mode` follows from the metric where it can.
     `trial_timeout_s` is the time without a report after which a trial counts as hanging;
     `max_retries` is how often a trial may start again after it hung or its worker was lost.
+
+    A trial whose network does not fit into the device's memory has failed; with `out_of_memory:
+    accumulate` it is tried once more with its batches worked through in twice as many parts
+    (`train.accumulate`), if that happened before its first epoch was over. Batch norm then sees
+    half as many samples at a time, so the configuration that its results carry says so.
     """
 
     name: Literal["asha", "none"] = "asha"
@@ -96,6 +101,7 @@ class Stopping(StrictModel):
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     trial_timeout_s: PositiveFloat | None = None
     max_retries: Annotated[int, Field(ge=0, le=20)] = 2
+    out_of_memory: Literal["fail", "accumulate"] = "fail"
 
 
 class Budget(StrictModel):

@@ -18,6 +18,7 @@ from search.retries import HANG, Loss
 from search.study import Ledger
 from search.tracking_events import EventWriter
 from spaces import SearchSpec
+from trainables.config import TrialConfig
 from trainables.errors import InputError
 
 LOST = Loss("worker_lost", charged=True)
@@ -164,6 +165,60 @@ def test_a_lost_worker_is_retried_later_and_the_third_time_failed(
     record = director.ledger.record(0)
     assert (record.state, record.reason) == ("failed", "hang")
     assert [a.reason for a in record.attempts] == ["worker_lost", "worker_lost", "hang"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "states"),
+    [
+        (("stopping.out_of_memory=accumulate",), ["failed", "finished"]),
+        (("stopping.out_of_memory=accumulate", "trial.train.batch_size=3"), ["failed", "failed"]),
+        ((), ["failed", "failed"]),
+    ],
+    ids=["allowed", "too small", "not allowed"],
+)
+def test_what_does_not_fit_is_tried_once_in_smaller_parts(
+    tmp_path: Path, overrides: tuple[str, ...], states: list[str]
+) -> None:
+    spec, folder, ledger = made_search(tmp_path, *overrides, "stopping.name=none")
+    director = direct(spec, folder, ledger, Clock())
+    full: dict[str, Any] = {"failure": "out_of_memory", "message": "CUDA out of memory"}
+    for number, fits in ((0, False), (1, True)):
+        first = start(director)
+        assert first.number == number
+        assert first.config["trial"]["train"]["accumulate"] == 1
+        assert director.report(number, full, 1)
+        if "finished" in states:
+            again = start(director)
+            assert (again.number, again.config["attempt"]) == (number, 2)
+            assert again.config["trial"]["train"]["accumulate"] == 2
+            for epoch in range(1, EPOCHS + 1):
+                assert director.report(number, result(again, epoch) if fits else full, 2) == (
+                    not fits or epoch == EPOCHS
+                )
+                if not fits:
+                    break
+    assert [r.state for r in ledger.records] == states
+    records = ledger.records
+    ledger.close()
+    if "finished" in states:
+        assert records[1].config["train"]["accumulate"] == 2
+        assert records[1].config_hash == TrialConfig(**records[1].config).config_hash()
+        assert [a.reason for a in records[1].attempts] == ["out_of_memory", ""]
+        assert not any(a.charged for a in records[1].attempts)
+    again_opened = open_ledger(folder)[1]
+    again_opened.close()
+    assert again_opened.records == records
+
+
+def test_an_epoch_that_fitted_is_no_reason_for_smaller_parts(tmp_path: Path) -> None:
+    allowed = "stopping.out_of_memory=accumulate"
+    spec, folder, ledger = made_search(tmp_path, allowed, "stopping.name=none")
+    director = direct(spec, folder, ledger, Clock())
+    assignment = start(director)
+    assert not director.report(0, result(assignment, 1), 1)
+    assert director.report(0, {"failure": "out_of_memory", "message": ""}, 1)
+    assert ledger.record(0).reason == "out_of_memory"
+    ledger.close()
 
 
 def test_a_lost_machine_is_not_charged(made: tuple[SearchSpec, SearchFolder, Ledger]) -> None:

@@ -1,0 +1,81 @@
+"""A search run one trial at a time and interrupted does what the uninterrupted one does."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_search import METRICS, FakeSearch, assert_whole, with_store
+
+from search.records import TrialRecord
+
+TRIALS = 8
+SERIAL = ("resources.concurrent=1", f"budget.trials={TRIALS}", "sampler.seed=11")
+DEADLINE_S = 240
+
+
+def history(records: list[TrialRecord]) -> list[Any]:
+    """All that must not depend on interruptions."""
+    return [
+        (
+            r.number,
+            dict(r.params),
+            r.config,
+            r.state,
+            r.reason,
+            [[e.metrics[name] for name in METRICS] for e in r.epochs],
+        )
+        for r in records
+    ]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, cluster: str) -> list[Any]:
+    search = FakeSearch(tmp_path_factory.mktemp("whole"), cluster, SERIAL)
+    search.run()
+    return history(search.records())
+
+
+def interrupt(search: FakeSearch, after: int, how: signal.Signals) -> None:
+    """End a driver by a signal once the trials have noted `after` lines more."""
+    until = search.num_notes() + after
+    with search.driver() as driver:
+        deadline = time.monotonic() + DEADLINE_S
+        while search.num_notes() < until and not driver.wait(0.01):
+            assert time.monotonic() < deadline, search.log
+        if not driver.wait(0):
+            os.kill(driver.pid, how)
+        assert driver.wait(DEADLINE_S)
+        assert driver.returncode in (0, 128 + how, -how), search.log
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
+def test_an_interrupted_search_does_the_same(
+    tmp_path: Path,
+    cluster: str,
+    empty_store: Path,
+    uninterrupted: list[Any],
+    how: signal.Signals,
+) -> None:
+    search = with_store(FakeSearch(tmp_path, cluster, SERIAL), empty_store)
+    interrupt(search, 9, how)
+    search.run()
+    assert history(search.records()) == uninterrupted
+    assert_whole(search, TRIALS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(25))
+def test_a_search_interrupted_anywhere_does_the_same(
+    tmp_path: Path, cluster: str, empty_store: Path, uninterrupted: list[Any], seed: int
+) -> None:
+    rng = random.Random(seed)
+    search = with_store(FakeSearch(tmp_path, cluster, SERIAL), empty_store)
+    how = rng.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
+    interrupt(search, 1 + seed % 25, how)
+    search.run()
+    assert history(search.records()) == uninterrupted
+    assert_whole(search, TRIALS)
