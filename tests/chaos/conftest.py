@@ -9,11 +9,14 @@ from fake_search import worker_environment
 from processes import ray_cluster
 from tiny_search import environment
 
+# A search starts the workers it needs; starting others takes time from it.
+ENVIRONMENT = {**worker_environment(), "RAY_enable_worker_prestart": "0"}
+
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running Ray cluster with three CPUs."""
-    with ray_cluster(tmp_path_factory.mktemp("cluster"), 3, worker_environment()) as address:
+    """The address of a running Ray cluster with two CPUs."""
+    with ray_cluster(tmp_path_factory.mktemp("cluster"), 2, ENVIRONMENT) as address:
         yield address
 
 

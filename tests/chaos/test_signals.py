@@ -1,0 +1,72 @@
+"""SIGINT and SIGTERM at any moment: an orderly end, and a resume that loses nothing."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from fake_search import FakeSearch, assert_nothing_lost, assert_whole, with_store
+from mlflow import MlflowClient
+
+DEADLINE_S = 180
+START_S = 8.0  # connecting, opening, first workers
+
+
+def interrupt(search: FakeSearch, rng: random.Random, how: list[signal.Signals]) -> int | None:
+    """Send a driver signals at a random moment; its exit status."""
+    with search.driver() as driver:
+        if rng.random() < 0.5:
+            driver.wait(rng.uniform(0.0, START_S))
+        else:
+            until = search.num_notes() + rng.randint(1, 25)
+            deadline = time.monotonic() + DEADLINE_S
+            while search.num_notes() < until and not driver.wait(0.01):
+                assert time.monotonic() < deadline, search.log
+        for number in how:
+            if not driver.wait(rng.uniform(0.0, 0.2)):
+                os.kill(driver.pid, number)
+        assert driver.wait(DEADLINE_S), search.log
+        return driver.returncode
+
+
+def assert_closed(search: FakeSearch) -> None:
+    """No run is left running after an orderly end."""
+    client = MlflowClient(search.uri)
+    found = client.get_experiment_by_name("chaos")
+    if found is not None:
+        runs = client.search_runs([found.experiment_id])
+        assert {r.info.status for r in runs} <= {"KILLED", "FINISHED", "FAILED"}, search.log
+
+
+def interrupt_and_resume(search: FakeSearch, seed: int, *, twice: bool) -> None:
+    rng = random.Random(seed)
+    how = [rng.choice((signal.SIGINT, signal.SIGTERM)) for _ in range(1 + twice)]
+    for _ in range(2):
+        before = search.records() if search.exists else []
+        code = interrupt(search, rng, how)
+        # The first few milliseconds are Python's own.
+        assert code in (0, *(128 + n for n in how), *(-n for n in how)), search.log
+        assert "Traceback" not in search.log.replace("KeyboardInterrupt", "")
+        if search.exists:
+            assert_nothing_lost(before, search.records())
+            if not twice:
+                assert_closed(search)
+    search.run()
+    assert_whole(search)
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path, cluster: str, empty_store: Path) -> None:
+    search = with_store(FakeSearch(tmp_path, cluster), empty_store)
+    interrupt_and_resume(search, seed=2, twice=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+@pytest.mark.parametrize("seed", range(8))
+def test_signals_at_any_moment(
+    tmp_path: Path, cluster: str, empty_store: Path, seed: int, twice: bool
+) -> None:
+    search = with_store(FakeSearch(tmp_path, cluster), empty_store)
+    interrupt_and_resume(search, seed, twice=twice)
