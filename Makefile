@@ -9,7 +9,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: demo test lint bench chaos clean lock
+.PHONY: demo test lint bench chaos chaos-mutants clean lock
 
 demo: $(STAMP)  ## Search on scikit-learn's digits, ending with leaderboard and report
 	@name=digits-$$(date +%Y%m%d-%H%M%S); \
@@ -19,7 +19,7 @@ demo: $(STAMP)  ## Search on scikit-learn's digits, ending with leaderboard and 
 test: export OMP_NUM_THREADS ?= 1
 test: lint  ## Lint, types and every fast test; searches take all cores, so they run one by one
 	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile tests/unit tests/contract
-	$(BIN)/python -m pytest -m 'not slow' tests/integration
+	$(BIN)/python -m pytest -m 'not slow' tests/integration tests/chaos
 
 lint: $(STAMP)  ## ruff and strict mypy over the whole tree
 	$(BIN)/ruff check .
@@ -29,8 +29,14 @@ lint: $(STAMP)  ## ruff and strict mypy over the whole tree
 bench: $(STAMP)  ## Speed, as ratios measured in one run
 	$(BIN)/python -m tests.benchmarks
 
-chaos: $(STAMP)  ## Slow fault tests
-	$(BIN)/python -m pytest -m slow
+chaos: export OMP_NUM_THREADS ?= 1
+chaos: $(STAMP)  ## The whole fault matrix: an hour and more
+	$(BIN)/python -m pytest tests/chaos
+	$(BIN)/python -m pytest -m slow tests/unit tests/contract tests/integration
+
+chaos-mutants: export OMP_NUM_THREADS ?= 1
+chaos-mutants: $(STAMP)  ## Plant bugs in a copy of the tree; the fault tests must catch each
+	$(BIN)/python tests/chaos/mutants.py
 
 clean:  ## Remove everything that was built or recorded
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

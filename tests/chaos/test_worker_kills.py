@@ -41,6 +41,7 @@ def run_harassed(search: FakeSearch, seed: int, kills: int) -> int:
     assert set(reasons) <= {"worker_lost", "worker_unreachable"}, reasons
     # A worker that was killed between two trials was nobody's.
     assert len(reasons) <= done
+    assert sum(num_charged(r.attempts) for r in records) == reasons.count("worker_lost")
     for record in records:
         lost = num_charged(record.attempts)
         assert (record.state == "failed") == (lost > 2)
