@@ -25,7 +25,8 @@ CLONE_NEWUTS = 0x04000000
 TIMEOUT_S = 90.0
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["search.recorded", "search.propose"])  # most of the imports
+# Most of the imports, so that a driver costs a fork.
+_context.set_forkserver_preload(["search.recorded", "search.propose", "alembic.context"])
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ def test_everyone_agrees_on_results_that_go_wrong(home: Path) -> None:
 @pytest.mark.slow
 def test_ten_thousand_sequences_of_results_agree(home: Path) -> None:
     slices = [range(start, start + SLICE) for start in range(1000, 11_000, SLICE)]
-    with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
+    # A process keeps something of each database that it has opened.
+    with multiprocessing.get_context("spawn").Pool(PROCESSES, maxtasksperchild=10) as pool:
         found = pool.imap_unordered(partial(check_slice, home), slices)
         assert [what for wrong in found for what in wrong] == []
 
