@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ from trainables.errors import SpiketuneError
 
 FAKE = Path(__file__).parents[1] / "integration" / "fake_trial.py"
 DEADLINE_S = 30.0
+SEARCH_S = 240.0
 LOCK = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -323,6 +325,14 @@ def num_epochs(path: Path) -> int:
         connection.close()
 
 
+def wait_for_epochs(path: Path, count: int, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + SEARCH_S
+    while num_epochs(path) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the search did not come so far"
+        time.sleep(0.05)  # between two looks at another process's file
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_whole_search_ends_clearly_and_resumes(
@@ -335,9 +345,9 @@ def test_a_whole_search_ends_clearly_and_resumes(
     process = fake_search(tmp_path, runs, "search", space, tracking, "stopping.name=none")
     try:
         reached = random.Random(f"whole {seed}").randint(1, 14)
-        wait_until(lambda: num_epochs(runs / "tiny" / "study.db") >= reached)
+        wait_for_epochs(runs / "tiny" / "study.db", reached, process)
         disk.fill()
-        _, said = process.communicate(timeout=300)
+        _, said = process.communicate(timeout=SEARCH_S)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, 9)
@@ -349,7 +359,7 @@ def test_a_whole_search_ends_clearly_and_resumes(
     disk.empty()
     before = open_and_close(SearchFolder(runs, "tiny"))
     again = fake_search(tmp_path, runs, "resume")
-    _, said = again.communicate(timeout=300)
+    _, said = again.communicate(timeout=SEARCH_S)
     assert again.returncode == 0, said
     after = open_and_close(SearchFolder(runs, "tiny"))
     assert [r.state for r in after] == ["finished"] * 6
