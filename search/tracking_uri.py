@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from spaces.redaction import redact
+from spaces.redaction import redact as redact
 from trainables.errors import InputError, SpiketuneError
 
 _PROBE_S = 3.0

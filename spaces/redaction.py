@@ -22,8 +22,6 @@ _KNOWN_TOKEN = re.compile(
 _SECRET_NAME = re.compile(
     r"TOKEN|PASSW|SECRET|API_?KEY|_KEY(?:_|$)|ACCESSKEY|CREDENTIAL", re.IGNORECASE
 )
-    r"TOKEN|PASSW|SECRET|API_?KEY|_KEY(?:_|$)|ACCESSKEY|CREDENTIAL", re.IGNORECASE
-)
 _MIN_SECRET_CHARS = 8
 _BEARER = re.compile(r"\b(?:Bearer|Basic)\s+[\w.~+/=-]{8,}")
 
