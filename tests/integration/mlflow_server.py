@@ -47,7 +47,11 @@ class MlflowServer:
             stderr=self._log,
             start_new_session=True,
         )
-        wait_until(self._healthy)
+        try:
+            wait_until(self._healthy)
+        except BaseException:
+            self.close()
+            raise
 
     def _healthy(self) -> bool:
         assert self._process.poll() is None, "the server ended"
