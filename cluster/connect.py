@@ -49,6 +49,17 @@ def protect_token() -> None:
         path.chmod(0o600)
 
 
+def keep_credentials() -> None:
+    """Keep Tune from writing cloud credentials into workers' command lines and Ray's logs.
+
+    Workers of a local cluster inherit the environment; elsewhere a machine has its own.
+    """
+    from ray.tune.execution import class_cache
+
+    named = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in named if not name.startswith("AWS_")}
+
+
 @contextmanager
 def ray_session(
     address: str | None, num_cpus: int | None = None, *, dashboard: bool = False
@@ -72,6 +83,7 @@ def ray_session(
         protect_token()
     import ray
 
+    keep_credentials()
     try:
         if address is None:
             _start_local(num_cpus, dashboard=dashboard)

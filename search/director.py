@@ -255,11 +255,12 @@ class Director:
             return self._outcome(record, Outcome(state, decision.reason))
         if done:
             return self._outcome(record, Outcome("finished", "completed"))
-        others = (r for r in self.ledger.records if r.number != record.number)
+        records = self.ledger.records
+        records[record.number] = record
         decision = (
             Decision(stop=True, reason="budget")
             if self.out_of_time
-            else self.rule.decide([*others, record], record)
+            else self.rule.decide(records, record)
         )
         return self._outcome(record, Outcome("stopped", decision.reason)) if decision.stop else None
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -39,23 +40,45 @@ def found(
     if path is None:
         _write(url, name, objectives, facts)
         return
-    for left in path.parent.glob(f".{path.name}.*.new*"):
-        with suppress(OSError):
-            left.unlink()
+    _sweep(path.parent, f".{path.name}.*.new*")
     partial = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         _write(f"sqlite:///{partial}", name, objectives, facts)
+        _settle(partial)
         Path(f"{path}{database.CHANGES_SUFFIX}").unlink(missing_ok=True)
         os.link(partial, path)
     except FileExistsError as error:
         raise _taken(name) from error
     finally:
-        partial.unlink(missing_ok=True)
+        _sweep(path.parent, f"{partial.name}*")
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _settle(path: Path) -> None:
+    """Bring what lies in the write-ahead log into the file; a full disk keeps it from that.
+
+    Raises:
+        LedgerError: the file would be without its newest pages.
+    """
+    try:
+        connection = sqlite3.connect(path)
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise database.unusable(f"sqlite:///{path}", error) from error
+    database.check_file(path)
+
+
+def _sweep(folder: Path, pattern: str) -> None:
+    for left in folder.glob(pattern):
+        with suppress(OSError):
+            left.unlink()
 
 
 def _write(

@@ -29,7 +29,7 @@ from trainables.errors import InputError
 logger = logging.getLogger(__name__)
 
 BEAT_S = 2.0
-DEAD_AFTER_S = 8.0
+DEAD_AFTER_S = 6.0
 _LOOK_S = 0.25
 
 

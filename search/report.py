@@ -9,8 +9,8 @@ from search import report_plots as plots
 from search.records import TrialRecord
 from search.report_plots import label, number, quantity
 from search.results import ObjectiveLike, pareto, rows, saved_epochs
-from search.spool import write_atomically
 from search.tracking_uri import redact
+from trainables.files import write_atomically
 
 _STATE_WORDS = {
     "finished": "ran to the end",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from trainables.errors import SpiketuneError
+from trainables.files import write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -74,14 +75,25 @@ def decode(line: bytes) -> Event | None:
         return None
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file so that a crash leaves either the old content or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with partial.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
+def write_checked(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a file by a mapping with its checksum; a crash leaves the old or the new one.
+
+    Raises:
+        OSError: the disk is full or read-only; the old one is intact.
+    """
+    text = json.dumps(value)
+    whole = {"crc": f"{zlib.crc32(text.encode()):08x}", "value": value}
+    write_atomically(path, json.dumps(whole).encode())
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """Read what `write_checked` wrote; empty when it is missing or altered."""
+    try:
+        whole = json.loads(path.read_bytes())
+        text = json.dumps(whole["value"])
+        return dict(whole["value"]) if whole["crc"] == f"{zlib.crc32(text.encode()):08x}" else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 class Spool:
@@ -192,8 +204,7 @@ class Spool:
 
     def acknowledge(self, chunk: Chunk) -> None:
         """Remember durably that a chunk is delivered."""
-        position = {"offset": chunk.end, "store": self._store}
-        write_atomically(self._acked_path, json.dumps(position).encode())
+        write_checked(self._acked_path, {"offset": chunk.end, "store": self._store})
         with self.changed:
             self._acked = chunk.end
             # Counted from the end where possible: altered lines are no events.
@@ -218,13 +229,13 @@ class Spool:
         self._lock_file.close()
 
     def _load_acked(self) -> int:
+        position = read_checked(self._acked_path)
         try:
-            position = json.loads(self._acked_path.read_bytes())
-            offset = int(position["offset"])
             size = self.path.stat().st_size
-        except (OSError, ValueError, KeyError, TypeError):
+        except OSError:
             return 0
-        return offset if position.get("store") == self._store and 0 < offset <= size else 0
+        offset = int(position.get("offset", 0))
+        return offset if position.get("store") == self._store and offset <= size else 0
 
     def _scan(self, on_event: Callable[[Event], object] | None) -> int:
         """Find the end of the last intact line, cut what follows it, count what is pending."""

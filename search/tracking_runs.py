@@ -1,13 +1,12 @@
 """Which event changes which run: applies a spool's events to a tracking store."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from search.records import trial_name
-from search.spool import Chunk, Event, write_atomically
+from search.spool import Chunk, Event, read_checked, write_checked
 
 _log = logging.getLogger(__name__)
 
@@ -149,16 +148,12 @@ class RunWriter:
         return self._ids[name]
 
     def _load_ids(self) -> dict[str, str]:
-        try:
-            saved = json.loads(self._path.read_bytes())
-            return dict(saved["runs"]) if saved["key"] == self.key else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
+        saved = read_checked(self._path)
+        return dict(saved["runs"]) if saved.get("key") == self.key else {}
 
     def _save_ids(self) -> None:
         if len(self._ids) != self._num_saved:
-            text = json.dumps({"key": self.key, "runs": self._ids}, indent=0)
-            write_atomically(self._path, text.encode())
+            write_checked(self._path, {"key": self.key, "runs": self._ids})
             self._num_saved = len(self._ids)
 
     def _send_held(self, run_id: str | None = None) -> None:

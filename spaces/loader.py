@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from spaces.nodes import Composer, Mark, Node, locate
 from spaces.problems import Path, Problem, SpaceError, did_you_mean, dotted, shown
 from spaces.reading import compose_file
+from spaces.redaction import holds_secret
 from spaces.schema import SearchSpec, SpecError
 from spaces.semantics import MAX_GUESSES, Finding, spec_findings
 from spaces.wording import explain
@@ -16,6 +17,10 @@ from trainables.config import StrictModel, TrialConfig
 
 # Keys below these sections are themselves dotted, as in `trial: {train.epochs: 60}`.
 _DOTTED_SECTIONS = frozenset({"trial", "space"})
+_NO_SECRET = (
+    "must not hold a password or token: put it into an environment variable, and where an "
+    "address is wanted write `env:NAME` here"
+)
 _DOMAIN_KEYS = {
     "<int>": ("int", "step", "log", "when"),
     "<float>": ("float", "log", "when"),
@@ -75,7 +80,24 @@ def _read(
     seen: set[Path] = set()
     for text in overrides:
         _override(root, text, dotted_sections, seen, problems)
-    return root, problems
+    return root, problems + _secrets(root)
+
+
+def _secrets(root: Node) -> list[Problem]:
+    """Refuse secrets in keys and values: the specification is kept and shown as it is."""
+    found: list[Problem] = []
+    waiting: list[tuple[Path, Node]] = [((), root)]
+    while waiting:
+        path, node = waiting.pop()
+        for key, (mark, child) in (node.entries or {}).items():
+            if holds_secret(key):
+                found.append(mark.problem(_NO_SECRET))
+            waiting.append(((*path, key), child))
+        waiting += [((*path, index), item) for index, item in enumerate(node.items or ())]
+        if isinstance(node.value, str) and holds_secret(node.value):
+            node.broken = True
+            found.append(node.mark.problem(_NO_SECRET, dotted(path)))
+    return found
 
 
 def _override(

@@ -1,10 +1,10 @@
 """What is wrong with an input file, and where: shared by every stage of loading."""
 
 import difflib
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from spaces.redaction import redact
 from trainables.errors import InputError
 
 Path = tuple[str | int, ...]
@@ -13,9 +13,6 @@ MAX_SHOWN_PROBLEMS = 20
 MAX_LINE_CHARS = 320
 MAX_VALUE_CHARS = 48
 MAX_GUESSED_CHARS = 64
-
-_USERINFO = re.compile(r"://[^@/\s]*@")
-_SECRET_PARAMETER = re.compile(r"((?:password|passwd|pwd|token|secret)=)[^&\s'\"]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -82,11 +79,6 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"a list of {len(value)} items"
     return shorten(repr(value), MAX_VALUE_CHARS)
-
-
-def redact(text: str) -> str:
-    """Replace the user:password part and secret-looking parameters of URLs."""
-    return _SECRET_PARAMETER.sub(r"\1***", _USERINFO.sub("://***@", text))
 
 
 def dotted(path: Path) -> str:

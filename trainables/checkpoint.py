@@ -8,6 +8,7 @@ Nothing is ever unpickled.
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from safetensors.torch import save as serialise_tensors
 from trainables.config import TrialConfig
 from trainables.errors import CheckpointError
 from trainables.files import write_atomically
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
 BEST = f"best{SUFFIX}"
@@ -117,13 +120,13 @@ def epoch_path(folder: Path, epoch: int) -> Path:
 def last_good(folder: Path) -> Checkpoint | None:
     """The newest checkpoint of a trial's folder that verifies; None when there is none.
 
-    A damaged one is passed over, so a trial falls back to the epoch before.
+    A damaged one is passed over with a warning, so a trial falls back to the epoch before.
     """
     for path in sorted(folder.glob(f"epoch-*{SUFFIX}"), reverse=True):
         try:
             return load(path)
-        except CheckpointError:
-            continue
+        except CheckpointError as error:
+            logger.warning("%s; the trial goes on from the one before, or begins again", error)
     return None
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import update
 
 from search.database import LEASES, writing
 from search.folder import SearchFolder
+from search.lease import LeaseHeldError
 from search.recorded import open_ledger
 from search.records import TrialRecord
 from trainables.errors import SpiketuneError
@@ -67,6 +68,8 @@ def survives(runs: Path, records: list[TrialRecord], what: str) -> str:
             _, ledger = open_ledger(folder, write=write)
         except SpiketuneError as error:
             named = str(folder.path) in str(error) or "versions" in str(error)
+            # Where the very last transaction is lost, this process seems to hold the search.
+            named = named or isinstance(error, LeaseHeldError)
             outcomes.append("refused" if named else f"{what}: {error}")
             continue
         found = ledger.records
