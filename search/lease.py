@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 BEAT_S = 2.0
 DEAD_AFTER_S = 6.0
 _LOOK_S = 0.25
+_alive_here: set[str] = set()  # tokens of this process's leases, from before they are taken
 
 
 class LeaseHeldError(InputError):
@@ -75,7 +76,8 @@ class Holder:
         mine, theirs = _parts(process_identity()), _parts(self.process)
         if self.host != socket.gethostname()[:255] or mine[:2] != theirs[:2] or not theirs[2]:
             return None
-        return _start_of(self.pid) == theirs[2]
+        is_running = _start_of(self.pid) == theirs[2]
+        return is_running and (self.pid != os.getpid() or self.token in _alive_here)
 
     def __str__(self) -> str:
         """Host and process id, for messages."""
@@ -115,6 +117,14 @@ class Lease:
         Raises:
             LeaseHeldError: another driver is alive; names its host and process.
         """
+        _alive_here.add(self._mine.token)
+        try:
+            return self._acquire()
+        except BaseException:
+            _alive_here.discard(self._mine.token)
+            raise
+
+    def _acquire(self) -> Holder | None:
         watched: tuple[tuple[Any, Any], float] | None = None
         while True:
             row = self._row()
@@ -168,14 +178,15 @@ class Lease:
                 f"{holder or 'nobody'} holds it now; this driver ({self._mine}) has stopped"
             )
 
-    def release(self) -> None:
-        """Give it back, as far as it is ours."""
+    def release(self, *, give_back: bool = True) -> None:
+        """Stop beating; give it back, as far as it is ours, or leave it as a dead driver would."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-        if not self._held:
+        is_ours, self._held = self._held, False
+        _alive_here.discard(self._mine.token)
+        if not is_ours or not give_back:
             return
-        self._held = False
         ours = (LEASES.c.study_id == self._study_id) & (LEASES.c.token == self._mine.token)
         # Not given back, it looks like a dead driver's and is taken over as such.
         with suppress(LedgerError), writing(self._engine) as session:

@@ -40,6 +40,7 @@ class Rows:
         self._name = name
         self._lease = lease
         self._path = database.sqlite_path(storage.url)
+        self.is_refused = False
 
     @contextmanager
     def writing(self) -> Iterator[Transaction]:
@@ -48,9 +49,11 @@ class Rows:
         Raises:
             LedgerError: it could not be written, or the lease is lost.
         """
+        self.is_refused = True
         with database.writing(self._storage.engine) as transaction:
             changes = self._lease.fence(transaction)
             yield transaction
+        self.is_refused = False
         database.note_changes(self._path, changes)
 
     def insert(

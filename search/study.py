@@ -316,11 +316,12 @@ class Ledger:
         """End the driver's time, give the lease back and release the database."""
         if self._holds:
             self._holds = False
-            if not self.lost:
+            if not self.lost and not self._rows.is_refused:
                 # The search is over or ends with its own error; a lease left is a dead driver's.
                 with suppress(LedgerError):
                     self._end_session()
-        self._lease.release()
+        # A database that has refused a change would have us wait for it again.
+        self._lease.release(give_back=not self._rows.is_refused)
         database.close_storage(self._storage)
 
     def _check_nothing_lost(self) -> None:

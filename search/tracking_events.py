@@ -83,7 +83,11 @@ class EventWriter(ABC):
         self, record: TrialRecord, artifacts: Mapping[str, str | Path] | None = None
     ) -> None:
         """Report how a trial ended; an artifact is text, or the path of a file to upload."""
-        tags = {"spiketune.state": record.state, "spiketune.reason": record.reason}
+        tags = {
+            "spiketune.state": record.state,
+            "spiketune.reason": record.reason,
+            "spiketune.feasible": str(record.feasible).lower(),
+        }
         body = {
             "trial": record.number,
             "status": _RUN_STATUS[record.state],

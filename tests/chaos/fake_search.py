@@ -311,6 +311,7 @@ def assert_tracked(uri: str, records: Sequence[TrialRecord], experiment: str) ->
         assert run.info.status == ("FAILED" if record.state == "failed" else "FINISHED")
         assert run.data.tags["spiketune.state"] == record.state
         assert run.data.tags["spiketune.reason"] == record.reason
+        assert run.data.tags["spiketune.feasible"] == str(record.feasible).lower()
         assert run.data.params.keys() == record.params.keys()
         for name in METRICS:
             history = client.get_metric_history(run.info.run_id, name)

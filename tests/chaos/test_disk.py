@@ -283,7 +283,12 @@ def test_a_lock_that_stays_is_said_and_nothing_is_lost(
         assert_clear(refused.value)
         assert open_and_close(folder) == acknowledged, "reading goes on"
     assert add_trial(spec, ledger, 24, 4, "finished") == len(acknowledged)
-    ledger.close()
+    with locked(folder.database):
+        with pytest.raises(LedgerError, match="database is locked"):
+            add_trial(spec, ledger, 16, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, "_end_session", lambda _: pytest.fail("it waits again"))
+            ledger.close()
     with locked(folder.database):
         with pytest.raises(LedgerError, match="database is locked") as refused:
             resumed(tmp_path / "runs")
