@@ -26,6 +26,7 @@ lint: $(STAMP)  ## ruff and strict mypy over the whole tree
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: export PYTHONPATH := tests/integration:tests/chaos
 bench: $(STAMP)  ## Speed, as ratios measured in one run
 	$(BIN)/python -m tests.benchmarks
 

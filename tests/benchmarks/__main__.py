@@ -1,4 +1,4 @@
-"""`make bench`: what a trial and a proposal cost on this machine."""
+"""`make bench`: what a trial, a proposal, an event and a ledger cost on this machine."""
 
 import platform
 import statistics
@@ -13,6 +13,7 @@ import torch
 from search.propose import make_proposer
 from search.records import EpochRecord, TrialRecord
 from spaces import load_search_space
+from tests.benchmarks import ledger_scale, tracking_outage
 from trainables.config import ModelConfig
 from trainables.model import build_model
 
@@ -26,6 +27,8 @@ def main() -> None:
     print(f"torch {torch.__version__}, Python {platform.python_version()}, one thread")
     training_steps()
     proposals()
+    tracking_outage.main()
+    ledger_scale.main()
 
 
 def training_steps() -> None:
