@@ -17,9 +17,9 @@ demo: $(STAMP)  ## Search on scikit-learn's digits, ending with leaderboard and 
 	$(BIN)/spiketune status
 
 test: export OMP_NUM_THREADS ?= 1
-test: lint  ## Lint, types and every fast test; searches take all cores, so they run one by one
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile tests/unit tests/contract
-	$(BIN)/python -m pytest -m 'not slow' tests/integration tests/chaos
+test: lint  ## Lint, types and every fast test; the longest files first
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile \
+	  tests/integration tests/chaos tests/contract tests/unit
 
 lint: $(STAMP)  ## ruff and strict mypy over the whole tree
 	$(BIN)/ruff check .
