@@ -4,6 +4,7 @@ Ray pickles its search algorithm now and then; what it may pickle here is a key,
 ledger is the state.
 """
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,14 @@ from search.director import WAIT, Director
 from search.retries import HANG, loss_of
 
 _DIRECTORS: dict[str, Director] = {}
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Trials did not complete")
+
+
+# An attempt that was lost is a failed trial to Tune; ours goes on with the next attempt.
+logging.getLogger("ray.tune.tune").addFilter(_is_news)
 
 
 def register(key: str, director: Director) -> None:

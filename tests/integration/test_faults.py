@@ -44,6 +44,7 @@ def test_lost_workers_are_retried_and_failed_with_their_reasons(tmp_path: Path) 
         "tracking.required=false",
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "did not complete" not in done.stderr, "Tune's view of an attempt"
     records = records_of(tmp_path)
     assert [r.state for r in records] == ["finished", "finished", "failed", "finished"]
     reasons = [[a.reason for a in r.attempts] for r in records]
