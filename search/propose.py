@@ -7,6 +7,7 @@ search run one trial at a time proposes exactly what an uninterrupted one does.
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,8 +22,10 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState, create_trial
 
 from search.records import TrialRecord
-from search.stopping import at_epoch
+from search.results import ObjectiveLike
+from search.standings import at_epoch
 from search.study import DIRECTIONS
+from spaces.constraints import OutcomeConstraint
 from spaces.domains import AnyDomain, ChoiceDomain, IntDomain
 from spaces.schema import SearchSpec
 from spaces.space import SearchSpace
@@ -34,6 +37,27 @@ RANDOM_SHARE = 0.2
 MIN_RESULTS, MAX_RESULTS = 5, 12
 ASKS = 12
 WALK = 200
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a sampler needs to know of a search.
+
+    Attributes:
+        space: the points that may be proposed.
+        objectives: metrics to make large or small.
+        outcome_constraints: bounds on measured metrics.
+        levels: epochs at which results are compared, ascending; the last is the full budget.
+        seed: of all draws.
+        trials: how many there will be at most; None when only time ends the search.
+    """
+
+    space: SearchSpace
+    objectives: tuple[ObjectiveLike, ...]
+    outcome_constraints: tuple[OutcomeConstraint, ...]
+    levels: tuple[int, ...]
+    seed: int
+    trials: int | None = None
 
 
 class Proposer(Protocol):
@@ -53,12 +77,27 @@ def make_proposer(spec: SearchSpec, rungs: Sequence[int]) -> Proposer:
     Raises:
         ValueError: the name is unknown; the message lists the valid ones.
     """
-    if spec.sampler.name not in PROPOSERS:
-        raise ValueError(
-            f"sampler.name must be one of {sorted(PROPOSERS)}, but got {spec.sampler.name!r}"
-        )
+    problem = Problem(
+        spec.search_space,
+        spec.objectives,
+        spec.outcome_constraints,
+        (*rungs, spec.base_config.train.total_epochs),
+        spec.sampler.seed,
+        spec.budget.trials,
+    )
+    return proposer_for(spec.sampler.name, problem)
+
+
+def proposer_for(name: str, problem: Problem) -> Proposer:
+    """Build a sampler by name.
+
+    Raises:
+        ValueError: the name is unknown; the message lists the valid ones.
+    """
+    if name not in PROPOSERS:
+        raise ValueError(f"sampler.name must be one of {sorted(PROPOSERS)}, but got {name!r}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every in-memory study
-    return PROPOSERS[spec.sampler.name](spec, rungs)
+    return PROPOSERS[name](problem)
 
 
 def distributions(space: SearchSpace, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
@@ -78,10 +117,10 @@ def distribution(domain: AnyDomain) -> BaseDistribution:
 class RandomProposer:
     """Uniform over the valid points that are left."""
 
-    def __init__(self, spec: SearchSpec, rungs: Sequence[int]) -> None:  # noqa: ARG002
+    def __init__(self, problem: Problem) -> None:
         """Keep the space and the seed."""
-        self._space = spec.search_space
-        self._seed = spec.sampler.seed
+        self._space = problem.space
+        self._seed = problem.seed
 
     def propose(self, records: Sequence[TrialRecord]) -> Params | None:
         """A valid point that has not been tried, or None when there is none left."""
@@ -116,13 +155,14 @@ class TPEProposer(RandomProposer):
     Source: Watanabe, 2023 (arXiv 2304.11127) for TPE; rungs after Falkner et al., BOHB, ICML 2018.
     """
 
-    def __init__(self, spec: SearchSpec, rungs: Sequence[int]) -> None:
+    def __init__(self, problem: Problem) -> None:
         """Keep the objectives and how many results a model needs."""
-        super().__init__(spec, rungs)
-        self._objectives = spec.objectives
-        self._outcome_constraints = spec.outcome_constraints
-        self._levels = (*rungs, spec.base_config.train.total_epochs)
-        self._need = min(MAX_RESULTS, max(MIN_RESULTS, math.ceil(spec.budget.trials / 4)))
+        super().__init__(problem)
+        self._objectives = problem.objectives
+        self._outcome_constraints = problem.outcome_constraints
+        self._levels = problem.levels
+        quarter = MAX_RESULTS if problem.trials is None else math.ceil(problem.trials / 4)
+        self._need = min(MAX_RESULTS, max(MIN_RESULTS, quarter))
 
     def propose(self, records: Sequence[TrialRecord]) -> Params | None:
         """The most promising valid new point by the highest rung that has enough results."""

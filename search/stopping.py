@@ -5,11 +5,13 @@ silent networks are not a rule's choice: they always end a trial.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from search.records import TrialRecord
+from search.standings import Standings
 
 SILENT = 0.0
 SATURATED = 0.999
@@ -68,44 +70,41 @@ class Asha:
     reduction_factor: int
     max_epochs: int
 
-    @property
+    @cached_property
     def rungs(self) -> tuple[int, ...]:
         """Epochs at which trials are compared, ascending."""
-        rungs = []
-        epoch = self.grace_epochs
-        while epoch < self.max_epochs:
-            rungs.append(epoch)
-            epoch *= self.reduction_factor
-        return tuple(rungs)
+        return rung_epochs(self.grace_epochs, self.reduction_factor, self.max_epochs)
 
     def decide(self, records: Sequence[TrialRecord], current: TrialRecord) -> Decision:
         """Compare the trial with all that have reached the same rung."""
         epoch = current.epochs[-1].epoch
         if epoch not in self.rungs:
             return GO_ON
-        results = sorted(
-            (self._badness(record, epoch), record.number)
-            for record in records
-            if at_epoch(record, epoch) is not None
-        )
-        num_kept = max(1, len(results) // self.reduction_factor)
-        position = [number for _, number in results].index(current.number)
-        return GO_ON if position < num_kept else Decision(stop=True, reason=f"asha@{epoch}")
+        places = self._standings.at(epoch, records)
+        num_kept = max(1, len(places) // self.reduction_factor)
+        kept = places[num_kept - 1]
+        own = (self._badness(current.last), current.number)
+        return GO_ON if own <= kept else Decision(stop=True, reason=f"asha@{epoch}")
 
-    def _badness(self, record: TrialRecord, epoch: int) -> float:
-        value = at_epoch(record, epoch)
-        metric = math.nan if value is None else value.get(self.metric, math.nan)
+    @cached_property
+    def _standings(self) -> Standings:
+        return Standings(self.rungs, self._badness)
+
+    def _badness(self, metrics: Mapping[str, float]) -> float:
+        metric = metrics.get(self.metric, math.nan)
         if math.isnan(metric):
             return math.inf
         return -metric if self.maximise else metric
 
 
-def at_epoch(record: TrialRecord, epoch: int) -> dict[str, float] | None:
-    """Metrics a trial reported at an epoch, or None when it has not come so far."""
-    for known in record.epochs:
-        if known.epoch == epoch:
-            return dict(known.metrics)
-    return None
+def rung_epochs(grace: int, factor: int, full: int) -> tuple[int, ...]:
+    """Epochs `grace, grace*factor, grace*factor^2, ...` below the full budget."""
+    rungs = []
+    epoch = grace
+    while epoch < full:
+        rungs.append(epoch)
+        epoch *= factor
+    return tuple(rungs)
 
 
 def health(current: TrialRecord, metric: str, num_steps: int) -> Decision:
