@@ -6,7 +6,8 @@ The stock ones are driven through Ray's own classes: `OptunaSearch` and the brac
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import optuna
 from optuna.samplers import BaseSampler, TPESampler
@@ -14,9 +15,31 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.schedulers.async_hyperband import _Bracket
 from ray.tune.search.optuna import OptunaSearch
 
-from search.propose import Params, Problem, distribution
+from search.curves import CurveTable
+from search.propose import (
+    PROPOSERS,
+    Params,
+    Problem,
+    Proposer,
+    distribution,
+    proposer_for,
+)
 from search.records import TrialRecord
-from search.stopping import GO_ON, Decision
+from search.results import Mode
+from search.simulate import Policy
+from search.stopping import (
+    GO_ON,
+    Decision,
+    NeverStop,
+    StoppingRule,
+    asha,
+    grace_of,
+    rung_epochs,
+)
+from trainables.errors import InputError
+
+STOCK = "optuna"
+STOPPING = ("asha", "none", "ray-asha")
 
 
 class StockPolicy:
@@ -65,7 +88,8 @@ class StockPolicy:
         self._search.on_trial_result(str(current.number), result)
         if self._bracket is None:
             return GO_ON
-        action = self._bracket.on_result(_Named(current.number), epoch, self._sign * value)
+        trial: Any = _Named(current.number)
+        action = self._bracket.on_result(trial, epoch, self._sign * value)
         return Decision(stop=True, reason="asha") if action == TrialScheduler.STOP else GO_ON
 
     def ended(self, record: TrialRecord) -> None:
@@ -82,3 +106,61 @@ class _Named:
 
     def __init__(self, number: int) -> None:
         self.trial_id = str(number)
+
+
+class OwnPolicy:
+    """A sampler and a stopping rule of ours, as a search runs them."""
+
+    def __init__(self, proposer: Proposer, rule: StoppingRule) -> None:
+        """Put both together."""
+        self.propose = proposer.propose
+        self.decide = rule.decide
+
+    def ended(self, record: TrialRecord) -> None:
+        """Nothing: the records say it."""
+
+
+@dataclass(frozen=True)
+class _Objective:
+    metric: str
+    mode: Mode
+
+
+def make_policy(
+    table: CurveTable,
+    sampler: str,
+    stopping: str,
+    seed: int,
+    grace: int | Literal["auto"] = "auto",
+    factor: int = 3,
+) -> Policy:
+    """Put together what decides a simulated search.
+
+    Args:
+        table: gives space, metric and full budget.
+        sampler: one of ours, or `optuna`: Ray's OptunaSearch.
+        stopping: `asha`, `none`, or `ray-asha`: Ray's.
+        seed: of the sampler.
+        grace: epochs before the first comparison.
+        factor: of successive halving.
+
+    Raises:
+        InputError: a name is unknown, or the two do not go together.
+    """
+    full = table.num_epochs
+    first = grace_of(grace, full)
+    names = [*sorted(PROPOSERS), STOCK]
+    if sampler not in names:
+        raise InputError(f"the sampler must be one of {', '.join(names)}, but got {sampler!r}")
+    if stopping not in STOPPING:
+        raise InputError(f"stopping must be one of {', '.join(STOPPING)}, but got {stopping!r}")
+    if stopping != "none" and (sampler == STOCK) != (stopping == "ray-asha"):
+        raise InputError(f"{STOCK} goes with ray-asha or none, ours with asha or none")
+    stops = stopping != "none"
+    rungs = rung_epochs(first, factor, full) if stops or sampler == STOCK else ()
+    objective = _Objective(table.metric, table.mode)
+    problem = Problem(table.space(), (objective,), (), (*rungs, full), seed)
+    if sampler == STOCK:
+        return StockPolicy(problem, stops=stops, factor=factor)
+    rule = asha(table.metric, table.mode, full, first, factor) if stops else NeverStop()
+    return OwnPolicy(proposer_for(sampler, problem), rule)

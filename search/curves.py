@@ -1,7 +1,7 @@
 """Tables of learning curves: what a simulated trial reports, and when.
 
-A table is an `.npz` file without pickled objects that holds `hp_names` [P] and `hp` [N, P], one row a
-configuration, and the curves in one of two layouts:
+A table is an `.npz` file without pickled objects that holds `hp_names` [P] and `hp` [N, P], one row
+a configuration, and the curves in one of two layouts:
 
 - `tasks` [K], `metrics` [M] and `y` [K, N, E, M]: `metrics` names `val_accuracy` (larger is better)
   and `time_s` (cumulative seconds at the end of each epoch);
@@ -108,7 +108,7 @@ class CurveTable:
     def regret(self, value: float) -> float:
         """Normalised regret: 0 for the best value of the table, 1 for the median configuration."""
         best, median = self._scores
-        return (best - self._signed(value)) / (best - median)
+        return (best - float(self._signed(value))) / (best - median)
 
     @cached_property
     def full_training_s(self) -> float:

@@ -8,11 +8,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from heapq import nlargest
+from operator import itemgetter
+from typing import Literal, Protocol
 
 from search.records import TrialRecord
-from search.standings import Standings
+from search.results import Mode
+from search.standings import Place, Standings
 
+RECENT_ROUNDS = 4
 SILENT = 0.0
 SATURATED = 0.999
 # Batch norm's running variance starts at 1 and keeps 0.9 of itself a step: 0.9^100 < 3e-5.
@@ -61,7 +65,11 @@ class Asha:
     go on only while there is room, earlier trial numbers first: dead networks at chance level do
     not keep each other alive.
 
-    Source: Li et al., MLSys 2020 (arXiv 1810.05934).
+    With `recent`, it must be among the best `1/factor` of that many latest trials at the rung as
+    well: a sampler that learns proposes better and better trials, nearly all of which are among the
+    best so far, and without this few would be stopped any more.
+
+    Source: Li et al., MLSys 2020 (arXiv 1810.05934), which it differs from by `recent`.
     """
 
     metric: str
@@ -69,6 +77,7 @@ class Asha:
     grace_epochs: int
     reduction_factor: int
     max_epochs: int
+    recent: int | None = None
 
     @cached_property
     def rungs(self) -> tuple[int, ...]:
@@ -81,10 +90,16 @@ class Asha:
         if epoch not in self.rungs:
             return GO_ON
         places = self._standings.at(epoch, records)
-        num_kept = max(1, len(places) // self.reduction_factor)
-        kept = places[num_kept - 1]
         own = (self._badness(current.last), current.number)
-        return GO_ON if own <= kept else Decision(stop=True, reason=f"asha@{epoch}")
+        goes_on = self._is_kept(own, places)
+        if goes_on and self.recent is not None:
+            earlier = (place for place in places if place[1] <= current.number)
+            goes_on = self._is_kept(own, sorted(nlargest(self.recent, earlier, itemgetter(1))))
+        return GO_ON if goes_on else Decision(stop=True, reason=f"asha@{epoch}")
+
+    def _is_kept(self, own: Place, places: Sequence[Place]) -> bool:
+        """Whether a place is among the best of all, given best first."""
+        return bool(own <= places[max(1, len(places) // self.reduction_factor) - 1])
 
     @cached_property
     def _standings(self) -> Standings:
@@ -95,6 +110,16 @@ class Asha:
         if math.isnan(metric):
             return math.inf
         return -metric if self.maximise else metric
+
+
+def asha(metric: str, mode: Mode, full_epochs: int, grace: int, factor: int) -> Asha:
+    """The rule that searches use: four rounds of `factor` trials are recent."""
+    return Asha(metric, mode == "max", grace, factor, full_epochs, RECENT_ROUNDS * factor)
+
+
+def grace_of(grace: int | Literal["auto"], full_epochs: int) -> int:
+    """The epochs that every trial is given; `auto` is a tenth of the full budget."""
+    return max(1, round(full_epochs / 10)) if grace == "auto" else grace
 
 
 def rung_epochs(grace: int, factor: int, full: int) -> tuple[int, ...]:

@@ -95,6 +95,11 @@ class SearchSpace:
         """Rules that the search cannot change the outcome of."""
         return [rule for rule in self.rules if not rule.keys & self.domains.keys()]
 
+    @property
+    def conditions(self) -> dict[str, dict[str, tuple[Any, ...]]]:
+        """By key, which values its searched parents must have for it to exist."""
+        return {key: dict(domain.when) for key, domain in self._free.items()}
+
     def active_keys(self, params: Mapping[str, Any]) -> set[str]:
         """Return the keys that exist for these parameters."""
         active: dict[str, Any] = {}
