@@ -9,7 +9,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: demo test lint bench chaos clean lock
+.PHONY: demo test lint bench bench-search chaos clean lock
 
 demo: $(STAMP)  ## Search on scikit-learn's digits, ending with leaderboard and report
 	@name=digits-$$(date +%Y%m%d-%H%M%S); \
@@ -28,6 +28,10 @@ lint: $(STAMP)  ## ruff and strict mypy over the whole tree
 
 bench: $(STAMP)  ## Speed, as ratios measured in one run
 	$(BIN)/python -m tests.benchmarks
+
+bench-search: export OMP_NUM_THREADS ?= 1
+bench-search: $(STAMP)  ## Regret of samplers and stopping rules on tables of learning curves
+	$(BIN)/python -m tests.benchmarks.search
 
 chaos: $(STAMP)  ## Slow fault tests
 	$(BIN)/python -m pytest -m slow

@@ -53,7 +53,7 @@ def test_higher_levels_correct_what_low_ones_say() -> None:
     badness = np.column_stack([early, np.where(went_on, final, np.nan)])
     asked = np.array([[0.2, 0.1], [0.2, 0.9]])
     means, _ = ladder(badness, x).predict(asked)
-    assert means[1] < means[0] - 0.5
+    assert means[1] < means[0] - 0.3
     alone, _ = ladder(badness[:, :1], x).predict(asked)
     assert abs(alone[1] - alone[0]) < 0.2
 
