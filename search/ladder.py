@@ -95,9 +95,11 @@ class Ladder:
     ) -> tuple[NDArray[np.int64], Floats]:
         shown = np.flatnonzero(reached[:, 0])
         lost = np.flatnonzero(failed & ~reached[:, 0])
-        worst = float(capped[shown, 0].max())
+        known = capped[shown, 0]
+        # Worse than all others, also where these are all the same.
+        worst = float(known.max() + 0.5 * ((known.max() - known.min()) or 1.0))
         at = np.concatenate([shown, lost])
-        y = np.concatenate([capped[shown, 0], np.full(len(lost), worst)])
+        y = np.concatenate([known, np.full(len(lost), worst)])
         if len(at) > MAX_POINTS:
             order = np.argsort(y, kind="stable")
             half = MAX_POINTS // 2

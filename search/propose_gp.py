@@ -71,21 +71,26 @@ class GaussianProposer(RandomProposer):
         else:
             weights = np.maximum(rng.dirichlet(np.ones(shown.shape[2])), _LEAST_WEIGHT)
             badness = _weighed(shown, weights)
-        badness[self._evidence.states == FAILED] = math.nan
-        broken = self._evidence.broken & np.isfinite(badness)
-        for level in range(badness.shape[1]):
-            column = badness[:, level]
-            if broken[:, level].any():
-                column[broken[:, level]] = np.nanmax(column)
+        badness[self._lost(badness)] = math.nan
         return badness
+
+    def _lost(self, badness: Floats) -> NDArray[np.bool_]:
+        """Trials that failed, or broke an outcome constraint where they were seen last [N]."""
+        reached = np.isfinite(badness)
+        depth = badness.shape[1]
+        last = depth - 1 - np.argmax(reached[:, ::-1], axis=1)
+        broken = self._evidence.broken[np.arange(len(badness)), last] & reached.any(axis=1)
+        lost: NDArray[np.bool_] = broken | (self._evidence.states == FAILED)
+        return lost
 
     def _ranked(self, badness: Floats, rng: np.random.Generator) -> Floats:
         """Candidates, most promising first [A, P]."""
         rows, states = self._evidence.rows, self._evidence.states
         features = self._encoder.features(rows)
-        failed: NDArray[np.bool_] = states == FAILED
+        unknown = ~np.isfinite(badness).any(axis=1)
+        lost: NDArray[np.bool_] = unknown & ((states == FAILED) | self._evidence.broken.any(axis=1))
         owners = self._encoder.owners
-        ladder = Ladder(features, owners, badness, failed, states == RUNNING, rng)
+        ladder = Ladder(features, owners, badness, lost, (states == RUNNING) & ~lost, rng)
         seen = ladder.seen
         expected, _ = ladder.predict(features[seen])
         best = seen[np.argsort(expected, kind="stable")[:NUM_CENTRES]]
