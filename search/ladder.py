@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from search.encoding import Floats
 from search.gaussian import Kernel, Process, fit_kernel
 
-MAX_POINTS = 300  # of one level: the best half and a draw of the rest
+MAX_POINTS = 200  # of one level: the best half and a draw of the rest
 MIN_PAIRS = 4
 _PULL = 2.0  # results that the prior slope of 1 is worth
 _STEP_NOISE = 0.05
