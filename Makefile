@@ -31,7 +31,7 @@ bench: $(STAMP)  ## Speed, as ratios measured in one run
 
 bench-search: export OMP_NUM_THREADS ?= 1
 bench-search: $(STAMP)  ## Regret of samplers and stopping rules on tables of learning curves
-	$(BIN)/python -m tests.benchmarks.search
+	$(BIN)/python -m tests.benchmarks.search --results build/bench-search
 
 chaos: $(STAMP)  ## Slow fault tests
 	$(BIN)/python -m pytest -m slow

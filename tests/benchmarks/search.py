@@ -44,7 +44,7 @@ def main() -> None:
     families = {name: tables_of(folder) for name, folder in FAMILIES.items()}
     if not any(families.values()):
         sys.exit(f"no learning curves below {SHARED}: they are not shipped with the project")
-    asked.results.mkdir(exist_ok=True)
+    asked.results.mkdir(parents=True, exist_ok=True)
     for method in METHODS:
         if asked.method and method.name not in asked.method:
             continue
