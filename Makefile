@@ -9,7 +9,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: demo test lint bench chaos chaos-mutants clean lock
+.PHONY: demo test lint bench bench-search chaos chaos-mutants clean lock
 
 demo: $(STAMP)  ## Search on scikit-learn's digits, ending with leaderboard and report
 	@name=digits-$$(date +%Y%m%d-%H%M%S); \
@@ -29,6 +29,10 @@ lint: $(STAMP)  ## ruff and strict mypy over the whole tree
 bench: export PYTHONPATH := tests/integration:tests/chaos
 bench: $(STAMP)  ## Speed, as ratios measured in one run
 	$(BIN)/python -m tests.benchmarks
+
+bench-search: export OMP_NUM_THREADS ?= 1
+bench-search: $(STAMP)  ## Regret of samplers and stopping rules on tables of learning curves
+	$(BIN)/python -m tests.benchmarks.search --results build/bench-search
 
 chaos: export OMP_NUM_THREADS ?= 1
 chaos: $(STAMP)  ## The whole fault matrix: an hour and more

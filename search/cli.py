@@ -17,6 +17,7 @@ from search.cli_search import (
     search_command,
     status_command,
 )
+from search.cli_simulate import simulate_command
 from search.cli_sync import sync_command
 from search.cli_train import train_command, ui_command
 from search.tracking_uri import redact
@@ -71,6 +72,7 @@ for _command in (
     status_command,
     best_command,
     report_command,
+    simulate_command,
     sync_command,
     train_command,
     evaluate_command,

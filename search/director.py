@@ -28,7 +28,15 @@ from search.retries import (
     smaller_parts,
     used_up,
 )
-from search.stopping import Asha, Decision, NeverStop, StoppingRule, health
+from search.stopping import (
+    Asha,
+    Decision,
+    NeverStop,
+    StoppingRule,
+    asha,
+    grace_of,
+    health,
+)
 from search.study import Ledger
 from search.tracking import Tracker
 from spaces.schema import SearchSpec
@@ -331,12 +339,13 @@ def stopping_rule(spec: SearchSpec) -> StoppingRule:
     """Build the rule a search names."""
     if spec.stopping.name == "none":
         return NeverStop()
-    return Asha(
-        metric=spec.stopping_metric,
-        maximise=spec.stopping_mode == "max",
-        grace_epochs=spec.stopping.grace_epochs,
-        reduction_factor=spec.stopping.reduction_factor,
-        max_epochs=spec.base_config.train.total_epochs,
+    full = spec.base_config.train.total_epochs
+    return asha(
+        spec.stopping_metric,
+        spec.stopping_mode,
+        full,
+        grace_of(spec.stopping.grace_epochs, full),
+        spec.stopping.reduction_factor,
     )
 
 

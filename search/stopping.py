@@ -5,12 +5,18 @@ silent networks are not a rule's choice: they always end a trial.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from heapq import nlargest
+from operator import itemgetter
+from typing import Literal, Protocol
 
 from search.records import TrialRecord
+from search.results import Mode
+from search.standings import Place, Standings
 
+RECENT_ROUNDS = 4
 SILENT = 0.0
 SATURATED = 0.999
 # Batch norm's running variance starts at 1 and keeps 0.9 of itself a step: 0.9^100 < 3e-5.
@@ -59,7 +65,11 @@ class Asha:
     go on only while there is room, earlier trial numbers first: dead networks at chance level do
     not keep each other alive.
 
-    Source: Li et al., MLSys 2020 (arXiv 1810.05934).
+    With `recent`, it must be among the best `1/factor` of that many latest trials at the rung as
+    well: a sampler that learns proposes better and better trials, nearly all of which are among the
+    best so far, and without this few would be stopped any more.
+
+    Source: Li et al., MLSys 2020 (arXiv 1810.05934), which it differs from by `recent`.
     """
 
     metric: str
@@ -67,45 +77,59 @@ class Asha:
     grace_epochs: int
     reduction_factor: int
     max_epochs: int
+    recent: int | None = None
 
-    @property
+    @cached_property
     def rungs(self) -> tuple[int, ...]:
         """Epochs at which trials are compared, ascending."""
-        rungs = []
-        epoch = self.grace_epochs
-        while epoch < self.max_epochs:
-            rungs.append(epoch)
-            epoch *= self.reduction_factor
-        return tuple(rungs)
+        return rung_epochs(self.grace_epochs, self.reduction_factor, self.max_epochs)
 
     def decide(self, records: Sequence[TrialRecord], current: TrialRecord) -> Decision:
         """Compare the trial with all that have reached the same rung."""
         epoch = current.epochs[-1].epoch
         if epoch not in self.rungs:
             return GO_ON
-        results = sorted(
-            (self._badness(record, epoch), record.number)
-            for record in records
-            if at_epoch(record, epoch) is not None
-        )
-        num_kept = max(1, len(results) // self.reduction_factor)
-        position = [number for _, number in results].index(current.number)
-        return GO_ON if position < num_kept else Decision(stop=True, reason=f"asha@{epoch}")
+        places = self._standings.at(epoch, records)
+        own = (self._badness(current.last), current.number)
+        goes_on = self._is_kept(own, places)
+        if goes_on and self.recent is not None:
+            earlier = (place for place in places if place[1] <= current.number)
+            goes_on = self._is_kept(own, sorted(nlargest(self.recent, earlier, itemgetter(1))))
+        return GO_ON if goes_on else Decision(stop=True, reason=f"asha@{epoch}")
 
-    def _badness(self, record: TrialRecord, epoch: int) -> float:
-        value = at_epoch(record, epoch)
-        metric = math.nan if value is None else value.get(self.metric, math.nan)
-        if math.isnan(metric):
+    def _is_kept(self, own: Place, places: Sequence[Place]) -> bool:
+        """Whether a place is among the best of all, given best first."""
+        return bool(own <= places[max(1, len(places) // self.reduction_factor) - 1])
+
+    @cached_property
+    def _standings(self) -> Standings:
+        return Standings(self.rungs, self._badness)
+
+    def _badness(self, metrics: Mapping[str, float]) -> float:
+        metric = metrics.get(self.metric, math.nan)
+        if not math.isfinite(metric):  # such a trial has failed, whatever the sign
             return math.inf
         return -metric if self.maximise else metric
 
 
-def at_epoch(record: TrialRecord, epoch: int) -> dict[str, float] | None:
-    """Metrics a trial reported at an epoch, or None when it has not come so far."""
-    for known in record.epochs:
-        if known.epoch == epoch:
-            return dict(known.metrics)
-    return None
+def asha(metric: str, mode: Mode, full_epochs: int, grace: int, factor: int) -> Asha:
+    """The rule that searches use: four rounds of `factor` trials are recent."""
+    return Asha(metric, mode == "max", grace, factor, full_epochs, RECENT_ROUNDS * factor)
+
+
+def grace_of(grace: int | Literal["auto"], full_epochs: int) -> int:
+    """The epochs that every trial is given; `auto` is a tenth of the full budget."""
+    return max(1, round(full_epochs / 10)) if grace == "auto" else grace
+
+
+def rung_epochs(grace: int, factor: int, full: int) -> tuple[int, ...]:
+    """Epochs `grace, grace*factor, grace*factor^2, ...` below the full budget."""
+    rungs = []
+    epoch = grace
+    while epoch < full:
+        rungs.append(epoch)
+        epoch *= factor
+    return tuple(rungs)
 
 
 def health(current: TrialRecord, metric: str, num_steps: int) -> Decision:

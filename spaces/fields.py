@@ -46,6 +46,11 @@ def trial_keys() -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1)
+def _field_keys() -> frozenset[str]:
+    return frozenset(trial_keys())
+
+
+@lru_cache(maxsize=1)
 def searchable_keys() -> tuple[str, ...]:
     """List the dotted keys that `space:` may hold."""
     return tuple(key for key in trial_keys() if key not in FIXED_KEYS)
@@ -76,9 +81,13 @@ def kind_of(key: str) -> Kind:
 def convert(key: str, value: object) -> Any:
     """Return the value as the field stores it (an int becomes a float in a float field).
 
+    A key that names no field, as in a table of learning curves, leaves it as it is.
+
     Raises:
         ValueError: the field refuses the value; the message says what must hold.
     """
+    if key not in _field_keys():
+        return value
     try:
         return _adapter(key).validate_python(value)
     except ValidationError as error:

@@ -77,7 +77,7 @@ class Objective(StrictModel):
 class Sampler(StrictModel):
     """Who proposes trials."""
 
-    name: Literal["tpe", "random", "grid"] = "tpe"
+    name: Literal["gp", "tpe", "random", "grid"] = "gp"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
@@ -85,6 +85,7 @@ class Stopping(StrictModel):
     """When a trial ends early.
 
     `metric` is the first objective's unless set; `mode` follows from the metric where it can.
+    `grace_epochs: auto` is a tenth of a full training.
     `trial_timeout_s` is the time without a report after which a trial counts as hanging;
     `max_retries` is how often a trial may start again after it hung or its worker was lost.
 
@@ -97,7 +98,7 @@ class Stopping(StrictModel):
     name: Literal["asha", "none"] = "asha"
     metric: Metric | None = None
     mode: Mode | None = None
-    grace_epochs: PositiveInt = 1
+    grace_epochs: PositiveInt | Literal["auto"] = "auto"
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     trial_timeout_s: PositiveFloat | None = None
     max_retries: Annotated[int, Field(ge=0, le=20)] = 2

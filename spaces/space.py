@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -36,6 +36,8 @@ class SearchSpace:
         domains: by dotted key; choices hold values as the configuration field stores them.
         base: every dotted key of the trial configuration.
         constraints: texts of hard constraints.
+        is_network: whether the rules of a trial configuration hold as well; not so in spaces of
+            other things than our networks, such as a table of learning curves.
 
     Raises:
         ValueError: `when` conditions form a cycle, or a text is not a hard constraint.
@@ -46,6 +48,8 @@ class SearchSpace:
         domains: Mapping[str, AnyDomain],
         base: Mapping[str, Any],
         constraints: Sequence[str] = (),
+        *,
+        is_network: bool = True,
     ) -> None:
         """Compile the constraints and order the parameters."""
         self.domains = dict(domains)
@@ -55,14 +59,19 @@ class SearchSpace:
         inputs = [(i, item) for i, item in compiled if isinstance(item, InputConstraint)]
         if len(inputs) != len(compiled):
             raise ValueError("constraints on measured metrics do not limit what may be proposed")
-        self.rules: tuple[Rule, ...] = (*constraint_rules(inputs), *config_rules())
+        self.rules: tuple[Rule, ...] = (
+            *constraint_rules(inputs),
+            *(config_rules() if is_network else ()),
+        )
+        self._is_network = is_network
         self._free = {key: self._without_fixed_parents(d) for key, d in self.domains.items()}
         self.keys = tuple(_parents_first(self._free))
         self._drawer = self.drawer_for(self.rules)
 
-    def __reduce__(self) -> tuple[type["SearchSpace"], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         """Pickle what it was made from: compiled rules cannot be pickled."""
-        return SearchSpace, (self.domains, self.base, self.constraints)
+        make = partial(SearchSpace, is_network=self._is_network)
+        return make, (self.domains, self.base, self.constraints)
 
     def _without_fixed_parents(self, domain: AnyDomain) -> AnyDomain:
         unmet = {
@@ -85,6 +94,11 @@ class SearchSpace:
     def fixed_rules(self) -> list[Rule]:
         """Rules that the search cannot change the outcome of."""
         return [rule for rule in self.rules if not rule.keys & self.domains.keys()]
+
+    @property
+    def conditions(self) -> dict[str, dict[str, tuple[Any, ...]]]:
+        """By key, which values its searched parents must have for it to exist."""
+        return {key: dict(domain.when) for key, domain in self._free.items()}
 
     def active_keys(self, params: Mapping[str, Any]) -> set[str]:
         """Return the keys that exist for these parameters."""

@@ -99,10 +99,10 @@ def _notes(spec: SearchSpec, size: dict[str, Any]) -> list[str]:
         notes.append("a grid lists finite spaces only: with a continuous domain it draws at random")
     epochs = spec.base_config.train.total_epochs
     searched = {"train.epochs", "train.cooldown_epochs"} & set(spec.search_space.keys)
-    if spec.stopping.name == "asha" and not searched and spec.stopping.grace_epochs >= epochs:
+    grace = spec.stopping.grace_epochs
+    if spec.stopping.name == "asha" and not searched and grace != "auto" and grace >= epochs:
         notes.append(
-            f"no trial will be stopped early: grace_epochs {spec.stopping.grace_epochs} "
-            f"covers all {epochs} epochs"
+            f"no trial will be stopped early: grace_epochs {grace} covers all {epochs} epochs"
         )
     notes.append("CPU times are rough estimates, good to a factor of two")
     return notes

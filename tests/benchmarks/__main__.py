@@ -12,7 +12,7 @@ import torch
 
 from search.propose import make_proposer
 from search.records import EpochRecord, TrialRecord
-from spaces import load_search_space
+from spaces import SearchSpec, load_search_space
 from tests.benchmarks import ledger_scale, tracking_outage
 from trainables.config import ModelConfig
 from trainables.model import build_model
@@ -70,28 +70,35 @@ def training_step(mode: str, x: torch.Tensor, y: torch.Tensor) -> Callable[[], N
 
 
 def proposals() -> None:
-    """A proposal of each sampler after 20 and 200 finished trials."""
-    spec = load_search_space(DIGITS)
-    for name in ("random", "tpe"):
+    """A proposal of each sampler after so many finished trials, one more before each."""
+    spec = load_search_space(DIGITS, ("space.train.lr.float=[1.0e-4, 1.0e-1]",))
+    for name, sizes in (
+        ("random", (20, 1000, 10_000)),
+        ("gp", (20, 200, 1000, 10_000)),
+        ("tpe", (20, 200)),
+    ):
         chosen = spec.model_copy(update={"sampler": spec.sampler.model_copy(update={"name": name})})
-        proposer = make_proposer(chosen, (2,))
-        medians = []
-        for num_trials in (20, 200):
-            records: list[TrialRecord] = []
-            for number in range(num_trials):
-                params = spec.search_space.sample(seeded(number))
-                epochs = tuple(EpochRecord(e, metrics(number), 0.0) for e in range(1, 9))
-                records.append(
-                    TrialRecord(number, params, {}, "", "finished", "", 1, epochs, 0.0, 1.0)
-                )
+        figures = []
+        for num_trials in sizes:
+            proposer = make_proposer(chosen, (1, 3))
+            records = [finished(number, chosen) for number in range(num_trials)]
+            proposer.propose(records)  # reads them all, once a search
             taken = []
             for _ in range(REPEATS):
+                records.append(finished(len(records), chosen))
                 start = time.perf_counter()
                 proposer.propose(records)
                 taken.append(time.perf_counter() - start)
-            medians.append(statistics.median(taken))
-        small, large = (1e3 * m for m in medians)
-        print(f"proposal {name:8} {small:6.1f} ms after 20 trials, {large:6.1f} ms after 200")
+            figures.append(f"{1e3 * statistics.median(taken):.1f} ms after {num_trials:,} trials")
+        print(f"proposal {name:8} {', '.join(figures)}")
+
+
+def finished(number: int, spec: SearchSpec) -> TrialRecord:
+    """A third of the trials go on at each rung."""
+    params = spec.search_space.sample(seeded(number))
+    last = 8 if number % 9 == 0 else 3 if number % 3 == 0 else 1
+    epochs = tuple(EpochRecord(e, metrics(number), 0.0) for e in range(1, last + 1))
+    return TrialRecord(number, params, {}, "", "finished", "", 1, epochs, 0.0, 1.0)
 
 
 def metrics(number: int) -> dict[str, float]:

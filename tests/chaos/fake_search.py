@@ -51,6 +51,7 @@ resources: {cpus: 1, concurrent: 2}
 tracking: {experiment: chaos}
 """
 EPOCHS, GRACE, FACTOR = 4, 1, 2
+RECENT = 4 * FACTOR
 END_S = 240
 PRELOADED = [
     "fake_trial",
@@ -268,7 +269,9 @@ def _stops(number: int, epoch: int, records: Sequence[TrialRecord]) -> bool:
     at = {r.number: r.epochs[epoch - 1] for r in records if len(r.epochs) >= epoch}
     known = {n: e for n, e in at.items() if e.time_s <= at[number].time_s}
     order = sorted(known, key=lambda n: (-known[n].metrics["val_top1"], n))
-    return order.index(number) >= max(1, len(order) // FACTOR)
+    latest = sorted(n for n in known if n <= number)[-RECENT:]
+    recent = [n for n in order if n in latest]
+    return any(of.index(number) >= max(1, len(of) // FACTOR) for of in (order, recent))
 
 
 def assert_leaders(search: FakeSearch, records: Sequence[TrialRecord]) -> None:

@@ -87,8 +87,8 @@ BUGS = {
     "forgotten-rung": Bug(
         "the highest rung stops nobody",
         "search/stopping.py",
-        "while epoch < self.max_epochs:",
-        "while epoch * self.reduction_factor < self.max_epochs:",
+        "while epoch < full:",
+        "while epoch * factor < full:",
         "test_crash_everywhere.py",
     ),
     "two-steps": Bug(

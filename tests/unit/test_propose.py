@@ -97,18 +97,32 @@ def test_the_same_seed_proposes_the_same_wherever_it_is_interrupted(
     assert [r.params for r in propose_all(other, 10)] != [r.params for r in history[:10]]
 
 
-def test_tpe_prefers_what_did_well(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampler", sorted(PROPOSERS))
+def test_what_a_sampler_remembers_changes_nothing(tmp_path: Path, sampler: str) -> None:
+    """One that has seen other records, more of them or later states, proposes as a fresh one."""
+    spec = load(tmp_path, TEN_PERCENT_VALID, f"sampler.name={sampler}")
+    history = propose_all(spec, 30)
+    warm = make_proposer(spec, (2,))
+    warm.propose(history)
+    running = [replace(r, state="running", epochs=r.epochs[:2]) for r in history[:20]]
+    moved = [replace(r, params=history[-1 - r.number].params) for r in history]
+    for records in (history[:12], running, moved, history, []):
+        assert warm.propose(records) == make_proposer(spec, (2,)).propose(records)
+
+
+@pytest.mark.parametrize("name", ["gp", "tpe"])
+def test_models_prefer_what_did_well(tmp_path: Path, name: str) -> None:
     means = {}
-    for name in ("tpe", "random"):
-        spec = load(tmp_path, TEN_PERCENT_VALID, f"sampler.name={name}")
+    for name_ in (name, "random"):
+        spec = load(tmp_path, TEN_PERCENT_VALID, f"sampler.name={name_}")
         late: list[float] = []
         for seed in range(4):
             seeded: Any = spec.model_copy(
                 update={"sampler": spec.sampler.model_copy(update={"seed": seed})}
             )
             late += [quality(r.params) for r in propose_all(seeded, 45)[25:]]
-        means[name] = sum(late) / len(late)
-    assert means["tpe"] > means["random"] + 5.0
+        means[name_] = sum(late) / len(late)
+    assert means[name] > means["random"] + 5.0
 
 
 def test_tpe_models_one_rung_and_ignores_lower_ones(tmp_path: Path) -> None:
@@ -125,13 +139,14 @@ def test_tpe_models_one_rung_and_ignores_lower_ones(tmp_path: Path) -> None:
     assert proposer.propose([*ended, *young]) == proposer.propose([*ended, *changed])
 
 
-def test_tpe_keeps_away_from_failures(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["gp", "tpe"])
+def test_models_keep_away_from_failures(tmp_path: Path, name: str) -> None:
     """Wide networks fail; without telling the sampler so, it would like them as any other."""
     share = {}
     for told in (True, False):
         wide = 0
         for seed in range(4):
-            spec = load(tmp_path, TEN_PERCENT_VALID, f"sampler.seed={seed}")
+            spec = load(tmp_path, TEN_PERCENT_VALID, f"sampler.seed={seed}", f"sampler.name={name}")
             proposer = make_proposer(spec, (2,))
             records: list[TrialRecord] = []
             for number in range(40):
@@ -146,3 +161,67 @@ def test_tpe_keeps_away_from_failures(tmp_path: Path) -> None:
                     records.append(record(number, [50.0] * 8, state="finished", params=params))
         share[told] = wide
     assert share[True] < share[False]
+
+
+TWO_OBJECTIVES = TEN_PERCENT_VALID.replace(
+    "sampler:",
+    "objectives: [{metric: val_top1, mode: max}, {metric: energy_mj, mode: min}]\nsampler:",
+)
+
+
+def test_gp_spreads_over_the_trade_off_of_two_objectives(tmp_path: Path) -> None:
+    """Width buys accuracy and costs energy, timesteps cost energy only."""
+    spec = load(tmp_path, TWO_OBJECTIVES, "sampler.name=gp")
+    proposer = make_proposer(spec, (2,))
+    records: list[TrialRecord] = []
+    for number in range(50):
+        params = proposer.propose(records)
+        assert params is not None
+        width, steps = params["model.width"], params["model.timesteps"]
+        energy = {"energy_mj": width * (1.0 + steps)}
+        values = [float(width)] * 8
+        records.append(
+            record(number, values, state="finished", params=params, extra_metrics=energy)
+        )
+    late = [r.params for r in records[20:]]
+    assert sum(p["model.timesteps"] == 1 for p in late) > len(late) / 2
+    assert len({p["model.width"] for p in late if p["model.timesteps"] == 1}) >= 4
+
+
+def test_gp_counts_broken_outcome_constraints_as_bad(tmp_path: Path) -> None:
+    """The widest networks are the best but take too much energy."""
+    wide = {}
+    for bound in ("energy_mj <= 32", "energy_mj <= 1000"):
+        text = TEN_PERCENT_VALID.replace('"model.width >=', f'"{bound}", "model.width >=')
+        proposer = make_proposer(load(tmp_path, text, "sampler.name=gp"), (2,))
+        records: list[TrialRecord] = []
+        for number in range(45):
+            params = proposer.propose(records)
+            assert params is not None
+            width = float(params["model.width"])
+            records.append(
+                record(
+                    number,
+                    [width] * 8,
+                    state="finished",
+                    params=params,
+                    extra_metrics={"energy_mj": width},
+                )
+            )
+        wide[bound] = sum(r.params["model.width"] > 32 for r in records[20:])
+    assert wide["energy_mj <= 32"] < wide["energy_mj <= 1000"] / 2
+
+
+def test_gp_learns_from_running_trials_and_does_not_repeat_them(tmp_path: Path) -> None:
+    spec = load(tmp_path, TEN_PERCENT_VALID, "sampler.name=gp")
+    proposer = make_proposer(spec, (2,))
+    records = [replace(r, state="running", epochs=r.epochs[:2]) for r in propose_all(spec, 20)]
+    late: list[float] = []
+    for number in range(20, 40):
+        params = proposer.propose(records)
+        assert params is not None
+        late.append(quality(params))
+        records.append(record(number, [], params=params))  # reports nothing yet
+    early = [quality(r.params) for r in records[:10]]
+    assert sum(late) / 20 > sum(early) / 10
+    assert len({spec.search_space.key(r.params) for r in records}) == 40

@@ -57,6 +57,7 @@ def test_trials_can_be_stopped_early_but_not_in_warm_up(path: Path) -> None:
     spec = load_search_space(path)
     train = spec.base_config.train
     grace = spec.stopping.grace_epochs
+    assert isinstance(grace, int)
     assert train.warmup_epochs < grace
     assert 2 * grace < train.total_epochs
 

@@ -1,0 +1,166 @@
+"""What the default is compared with in simulations: the stacks that people put together today.
+
+The stock ones are driven through Ray's own classes: `OptunaSearch` and the bracket of
+`AsyncHyperBandScheduler`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optuna
+from optuna.samplers import BaseSampler, TPESampler
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers.async_hyperband import _Bracket
+from ray.tune.search.optuna import OptunaSearch
+
+from search.curves import CurveTable
+from search.propose import (
+    PROPOSERS,
+    Params,
+    Problem,
+    Proposer,
+    distribution,
+    proposer_for,
+)
+from search.records import TrialRecord
+from search.results import Mode
+from search.simulate import Policy
+from search.stopping import (
+    GO_ON,
+    Decision,
+    NeverStop,
+    StoppingRule,
+    asha,
+    grace_of,
+    rung_epochs,
+)
+from trainables.errors import InputError
+
+STOCK = "optuna"
+STOPPING = ("asha", "none", "ray-asha")
+
+
+class StockPolicy:
+    """Ray's OptunaSearch, with Ray's ASHA or no stopping.
+
+    A stopped trial is told COMPLETE with its last value, as `OptunaSearch.on_trial_complete` does.
+
+    Args:
+        problem: the search; its first objective counts.
+        stops: whether ASHA stops trials.
+        factor: its reduction factor; the grace period is the problem's first level.
+        sampler: Optuna's; OptunaSearch's own choice, TPE, when None.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        stops: bool,
+        factor: int = 3,
+        sampler: BaseSampler | None = None,
+    ) -> None:
+        """Set up the study and the bracket."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        objective = problem.objectives[0]
+        self._metric = objective.metric
+        self._sign = 1.0 if objective.mode == "max" else -1.0
+        space = {key: distribution(domain) for key, domain in problem.space.domains.items()}
+        self._search = OptunaSearch(
+            space,
+            metric=self._metric,
+            mode=objective.mode,
+            sampler=sampler or TPESampler(seed=problem.seed),
+        )
+        grace, full = problem.levels[0], problem.levels[-1]
+        self._bracket = _Bracket(grace, full, factor, 0) if stops else None
+
+    def propose(self, records: Sequence[TrialRecord]) -> Params | None:
+        """What OptunaSearch suggests."""
+        return self._search.suggest(str(len(records)))
+
+    def decide(self, records: Sequence[TrialRecord], current: TrialRecord) -> Decision:  # noqa: ARG002
+        """What Ray's ASHA says."""
+        epoch, value = len(current.epochs), current.last[self._metric]
+        result = {self._metric: value, "training_iteration": epoch}
+        self._search.on_trial_result(str(current.number), result)
+        if self._bracket is None:
+            return GO_ON
+        trial: Any = _Named(current.number)
+        action = self._bracket.on_result(trial, epoch, self._sign * value)
+        return Decision(stop=True, reason="asha") if action == TrialScheduler.STOP else GO_ON
+
+    def ended(self, record: TrialRecord) -> None:
+        """Tell the study."""
+        value = record.last.get(self._metric, math.nan)
+        result: dict[str, Any] | None = {self._metric: value}
+        if record.state == "failed":
+            result = None
+        self._search.on_trial_complete(str(record.number), result, error=result is None)
+
+
+class _Named:
+    """The part of a Ray trial that a bracket reads."""
+
+    def __init__(self, number: int) -> None:
+        self.trial_id = str(number)
+
+
+class OwnPolicy:
+    """A sampler and a stopping rule of ours, as a search runs them."""
+
+    def __init__(self, proposer: Proposer, rule: StoppingRule) -> None:
+        """Put both together."""
+        self.propose = proposer.propose
+        self.decide = rule.decide
+
+    def ended(self, record: TrialRecord) -> None:
+        """Nothing: the records say it."""
+
+
+@dataclass(frozen=True)
+class _Objective:
+    metric: str
+    mode: Mode
+
+
+def make_policy(
+    table: CurveTable,
+    sampler: str,
+    stopping: str,
+    seed: int,
+    grace: int | Literal["auto"] = "auto",
+    factor: int = 3,
+) -> Policy:
+    """Put together what decides a simulated search.
+
+    Args:
+        table: gives space, metric and full budget.
+        sampler: one of ours, or `optuna`: Ray's OptunaSearch.
+        stopping: `asha`, `none`, or `ray-asha`: Ray's.
+        seed: of the sampler.
+        grace: epochs before the first comparison.
+        factor: of successive halving.
+
+    Raises:
+        InputError: a name is unknown, or the two do not go together.
+    """
+    full = table.num_epochs
+    first = grace_of(grace, full)
+    names = [*sorted(PROPOSERS), STOCK]
+    if sampler not in names:
+        raise InputError(f"the sampler must be one of {', '.join(names)}, but got {sampler!r}")
+    if stopping not in STOPPING:
+        raise InputError(f"stopping must be one of {', '.join(STOPPING)}, but got {stopping!r}")
+    if stopping != "none" and (sampler == STOCK) != (stopping == "ray-asha"):
+        raise InputError(f"{STOCK} goes with ray-asha or none, ours with asha or none")
+    stops = stopping != "none"
+    rungs = rung_epochs(first, factor, full) if stops or sampler == STOCK else ()
+    objective = _Objective(table.metric, table.mode)
+    problem = Problem(table.space(), (objective,), (), (*rungs, full), seed)
+    if sampler == STOCK:
+        return StockPolicy(problem, stops=stops, factor=factor)
+    rule = asha(table.metric, table.mode, full, first, factor) if stops else NeverStop()
+    return OwnPolicy(proposer_for(sampler, problem), rule)

@@ -1,0 +1,124 @@
+"""Regret of many simulated searches: in numbers, as a table's rows and as a plot."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.baselines import make_policy
+from search.curves import CurveTable
+from search.encoding import Floats
+from search.simulate import Conditions, Run, simulate
+
+FRACTIONS = (0.25, 0.5, 1.0)
+_GRID = np.linspace(0.0, 1.0, 101)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A sampler with a stopping rule; `grace` in epochs, or None for `auto`."""
+
+    sampler: str
+    stopping: str
+    grace: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For tables: `gp + asha`."""
+        return f"{self.sampler} + {self.stopping}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All runs of one method, task by task.
+
+    Attributes:
+        name: of the method.
+        tasks: names, one a row of `regrets`.
+        regrets: at each of FRACTIONS [tasks, seeds, 3].
+        curves: regret over the budget, NaN before a first result [runs, 101].
+        num_trials: mean over runs.
+        propose_ms: median of all proposals.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    regrets: Floats
+    curves: Floats
+    num_trials: float
+    propose_ms: float
+
+    def row(self) -> dict[str, Any]:
+        """One JSON-able row: means and standard errors over all runs, means by task."""
+        runs = self.regrets.reshape(-1, len(FRACTIONS))
+        error = runs.std(axis=0, ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else runs[0] * 0.0
+        return {
+            "method": self.name,
+            "runs": len(runs),
+            "trials": round(self.num_trials, 1),
+            "propose_ms": round(self.propose_ms, 2),
+            "regret": {
+                f"{fraction:g}": {"mean": round(float(mean), 4), "se": round(float(se), 4)}
+                for fraction, mean, se in zip(FRACTIONS, runs.mean(axis=0), error, strict=True)
+            },
+            "by_task": {
+                task: [[round(float(value), 4) for value in seed] for seed in values]
+                for task, values in zip(self.tasks, self.regrets, strict=True)
+            },
+        }
+
+
+def measure(
+    method: Method,
+    tables: Sequence[CurveTable],
+    seeds: Sequence[int],
+    conditions: Conditions,
+    told: Callable[[str], None] = lambda _: None,
+) -> Summary:
+    """Simulate a method on every task with every seed.
+
+    Args:
+        method: what decides.
+        tables: the tasks.
+        seeds: of sampler and faults.
+        conditions: workers, budget, faults.
+        told: hears of each task that is done.
+    """
+    runs: list[Run] = []
+    for table in tables:
+        for seed in seeds:
+            policy = make_policy(
+                table, method.sampler, method.stopping, seed, method.grace or "auto"
+            )
+            runs.append(simulate(table, policy, conditions, seed))
+        told(f"{method.name}: {table.name}")
+    regrets = np.array([[run.regret_at(f) for f in FRACTIONS] for run in runs])
+    return Summary(
+        method.name,
+        tuple(table.name for table in tables),
+        regrets.reshape(len(tables), len(seeds), len(FRACTIONS)),
+        np.array([[run.regret_at(f) for f in _GRID] for run in runs]),
+        float(np.mean([len(run.records) for run in runs])),
+        1e3 * float(np.median(np.concatenate([run.propose_s for run in runs]))),
+    )
+
+
+def plot(summaries: Sequence[Summary], path: Path) -> None:
+    """Draw mean regret over the budget with bands of one standard error."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for summary in summaries:
+        known = np.isfinite(summary.curves).all(axis=0)
+        curves, at = summary.curves[:, known], 100.0 * _GRID[known]
+        mean, error = curves.mean(axis=0), curves.std(axis=0) / np.sqrt(len(curves))
+        (line,) = axes.plot(at, mean, label=summary.name)
+        axes.fill_between(at, mean - error, mean + error, color=line.get_color(), alpha=0.2)
+    axes.set_xlabel("budget used, %")
+    axes.set_ylabel("normalised regret of the best value seen")
+    axes.set_ylim(bottom=0.0)
+    axes.legend()
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,195 @@
+"""Replays learning curves on a simulated clock through a search's own decisions.
+
+What proposes and what stops sees the same records that a real search keeps, so that a sampler or a
+stopping rule is measured as it is, thousands of trials a minute.
+"""
+
+import heapq
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from search.curves import Curve, CurveTable
+from search.records import EpochRecord, TrialRecord, TrialState
+from search.stopping import Decision, health
+
+Params = dict[str, Any]
+NO_STEPS = 0  # curves tell nothing of optimisation steps
+
+
+class Policy(Protocol):
+    """Whoever decides a search: ours, or one to compare with."""
+
+    def propose(self, records: Sequence[TrialRecord]) -> Params | None:
+        """Parameters of the next trial; None when there is none."""
+
+    def decide(self, records: Sequence[TrialRecord], current: TrialRecord) -> Decision:
+        """Go on or stop, after `current` has reported an epoch that is not its last."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """Hear that a trial has ended, whatever the reason."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a simulated search runs on.
+
+    Attributes:
+        workers: trials that run at once.
+        trainings: budget of each worker, in median full trainings of the table.
+        failed_frac: share of trials whose worker dies for good, at an epoch drawn evenly.
+        slow_frac: share of trials that run on a slow worker.
+        slowdown: how many times slower that is.
+    """
+
+    workers: int = 8
+    trainings: float = 6.0
+    failed_frac: float = 0.0
+    slow_frac: float = 0.0
+    slowdown: float = 5.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One simulated search.
+
+    Attributes:
+        fractions: share of the budget at which the best value seen improved, ascending.
+        regrets: normalised regret from then on.
+        records: every trial.
+        propose_s: real seconds that each proposal took.
+        decide_s: real seconds that all other decisions took.
+    """
+
+    fractions: tuple[float, ...]
+    regrets: tuple[float, ...]
+    records: tuple[TrialRecord, ...]
+    propose_s: tuple[float, ...]
+    decide_s: float
+
+    def regret_at(self, fraction: float) -> float:
+        """Normalised regret when that share of the budget is used; NaN before any result."""
+        index = int(np.searchsorted(self.fractions, fraction, side="right")) - 1
+        return self.regrets[index] if index >= 0 else math.nan
+
+
+@dataclass(order=True)
+class _Event:
+    """A running trial's next report."""
+
+    time_s: float
+    number: int
+    epoch: int
+    started_s: float = field(compare=False)
+    curve: Curve = field(compare=False)
+    pace: float = field(compare=False, default=1.0)
+    last_epoch: float = field(compare=False, default=math.inf)
+
+
+def simulate(table: CurveTable, policy: Policy, conditions: Conditions, seed: int) -> Run:
+    """Run one search until its budget is used.
+
+    Args:
+        table: what trials report.
+        policy: what decides.
+        conditions: workers, budget, faults.
+        seed: of the faults; the policy has its own.
+    """
+    simulation = _Simulation(table, policy, conditions, seed)
+    simulation.run()
+    return Run(
+        tuple(simulation.fractions),
+        tuple(simulation.regrets),
+        tuple(simulation.records),
+        tuple(simulation.propose_s),
+        simulation.decide_s,
+    )
+
+
+class _Simulation:
+    def __init__(
+        self, table: CurveTable, policy: Policy, conditions: Conditions, seed: int
+    ) -> None:
+        self.records: list[TrialRecord] = []
+        self.fractions: list[float] = []
+        self.regrets: list[float] = []
+        self.propose_s: list[float] = []
+        self.decide_s = 0.0
+        self._table = table
+        self._policy = policy
+        self._conditions = conditions
+        self._seed = seed
+        self._budget_s = conditions.trainings * table.full_training_s
+        self._queue: list[_Event] = []
+        self._best = math.inf
+
+    def run(self) -> None:
+        """Go from report to report."""
+        for _ in range(self._conditions.workers):
+            self._start(0.0)
+        while self._queue and self._queue[0].time_s <= self._budget_s:
+            event = heapq.heappop(self._queue)
+            end = self._take(event)
+            if end is None:
+                self._push(event, event.epoch + 1)
+                continue
+            state, reason = end
+            record = replace(
+                self.records[event.number], state=state, reason=reason, ended_s=event.time_s
+            )
+            self.records[event.number] = record
+            self._policy.ended(record)
+            self._start(event.time_s)
+
+    def _start(self, now_s: float) -> None:
+        began = time.perf_counter()
+        params = self._policy.propose(self.records)
+        self.propose_s.append(time.perf_counter() - began)
+        if params is None:
+            return
+        number = len(self.records)
+        self.records.append(
+            TrialRecord(number, params, {}, f"{number:016x}", "running", "", 1, (), now_s)
+        )
+        fate = np.random.default_rng([self._seed, number]).random(3)
+        event = _Event(now_s, number, 0, now_s, self._table.curve(params))
+        if fate[0] < self._conditions.slow_frac:
+            event.pace = self._conditions.slowdown
+        if fate[1] < self._conditions.failed_frac:
+            event.last_epoch = 1 + int(fate[2] * self._table.num_epochs)
+        self._push(event, 1)
+
+    def _push(self, event: _Event, epoch: int) -> None:
+        event.epoch = epoch
+        event.time_s = event.started_s + event.pace * float(event.curve.times_s[epoch - 1])
+        heapq.heappush(self._queue, event)
+
+    def _take(self, event: _Event) -> tuple[TrialState, str] | None:
+        """Report an epoch; how the trial ends, or None when it goes on."""
+        if event.epoch >= event.last_epoch:
+            return "failed", "worker_lost"
+        value = float(event.curve.values[event.epoch - 1])
+        known = self.records[event.number]
+        entry = EpochRecord(event.epoch, {self._table.metric: value}, event.time_s)
+        record = replace(known, epochs=(*known.epochs, entry))
+        self.records[event.number] = record
+        if math.isfinite(value):
+            self._note(event.time_s, self._table.regret(value))
+        began = time.perf_counter()
+        decision = health(record, self._table.metric, NO_STEPS)
+        if not decision.stop and event.epoch < self._table.num_epochs:
+            decision = self._policy.decide(self.records, record)
+        self.decide_s += time.perf_counter() - began
+        if decision.stop:
+            return ("failed" if decision.failed else "stopped"), decision.reason
+        return ("finished", "completed") if event.epoch == self._table.num_epochs else None
+
+    def _note(self, now_s: float, regret: float) -> None:
+        if regret < self._best:
+            self._best = regret
+            self.fractions.append(now_s / self._budget_s)
+            self.regrets.append(regret)

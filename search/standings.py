@@ -1,0 +1,84 @@
+"""Who stands where at each rung, brought up to date from the records.
+
+A memory of earlier answers only: what it says depends on nothing but the records of the last call,
+so that a rule or a sampler that keeps one stays a pure function of the records.
+"""
+
+import bisect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from search.records import TrialRecord
+
+Place = tuple[Any, int]  # how bad, trial number
+
+
+def at_epoch(record: TrialRecord, epoch: int) -> dict[str, float] | None:
+    """Metrics a trial reported at an epoch, or None when it has not come so far."""
+    epochs = record.epochs
+    if 0 < epoch <= len(epochs) and epochs[epoch - 1].epoch == epoch:
+        return dict(epochs[epoch - 1].metrics)
+    return next((dict(known.metrics) for known in epochs if known.epoch == epoch), None)
+
+
+class Changes:
+    """Tells which records differ from those of the call before, by identity."""
+
+    def __init__(self) -> None:
+        """Begin with no record."""
+        self._known: dict[int, TrialRecord] = {}
+
+    def since(self, records: Sequence[TrialRecord]) -> tuple[bool, list[TrialRecord]]:
+        """Whether some are gone, so that all must be read again, and which are new or changed."""
+        known = self._known
+        changed = [record for record in records if known.get(record.number) is not record]
+        for record in changed:
+            known[record.number] = record
+        if len(known) == len(records):
+            return False, changed
+        self._known = {record.number: record for record in records}
+        return True, list(records)
+
+
+class Standings:
+    """Trials in order of badness at each of some epochs.
+
+    Args:
+        epochs: at which trials are compared.
+        badness: of a trial's metrics; smaller is better.
+    """
+
+    def __init__(self, epochs: Sequence[int], badness: Callable[[dict[str, float]], Any]) -> None:
+        """Begin with no record."""
+        self._epochs = tuple(epochs)
+        self._badness = badness
+        self._changes = Changes()
+        self._clear()
+
+    def at(self, epoch: int, records: Sequence[TrialRecord]) -> list[Place]:
+        """Trials that have reported the epoch, best first, ties by number; not to be changed."""
+        gone, changed = self._changes.since(records)
+        if gone:
+            self._clear()
+        for record in changed:
+            self._enter(record)
+        return self._places[epoch]
+
+    def _clear(self) -> None:
+        self._places: dict[int, list[Place]] = {epoch: [] for epoch in self._epochs}
+        self._entered: dict[tuple[int, int], Place] = {}
+
+    def _enter(self, record: TrialRecord) -> None:
+        for epoch in self._epochs:
+            metrics = at_epoch(record, epoch)
+            old = self._entered.get((epoch, record.number))
+            new = None if metrics is None else (self._badness(metrics), record.number)
+            if old == new:
+                continue
+            places = self._places[epoch]
+            if old is not None:
+                del places[bisect.bisect_left(places, old)]
+                del self._entered[epoch, record.number]
+            if new is not None:
+                bisect.insort(places, new)
+                self._entered[epoch, record.number] = new
