@@ -8,7 +8,8 @@ import click
 from search.cli_options import runs_option
 from search.folder import SearchFolder
 from search.recorded import open_ledger
-from search.tracking import resolve_uri, sync
+from search.syncing import sync
+from search.tracking import resolve_uri
 from trainables.errors import InputError, SpiketuneError
 
 

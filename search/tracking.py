@@ -17,9 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from search.records import TrialRecord
 from search.spool import Chunk, Delivery, Spool
-from search.tracking_events import EventWriter, Files
+from search.tracking_events import EventWriter
 from search.tracking_runs import Point, RunWriter
 from search.tracking_uri import (
     TrackerConfig,
@@ -45,7 +44,6 @@ __all__ = [
     "default_uri",
     "redact",
     "resolve_uri",
-    "sync",
     "ui_command",
     "ui_environment",
 ]
@@ -178,30 +176,6 @@ class Tracker(EventWriter):
 def preload() -> None:
     """Import MLflow, which takes seconds: call it in a thread while something else starts."""
     _client_class()
-
-
-def sync(
-    config: TrackerConfig,
-    timeout_s: float,
-    records: Sequence[TrialRecord] = (),
-    files: Files = lambda _: {},
-) -> int:
-    """Send what an earlier process left in the spool; returns the number of events still left.
-
-    Args:
-        config: where to.
-        timeout_s: when to give up.
-        records: the ledger's, of which events may be missing.
-        files: as for `EventWriter.catch_up`.
-
-    Raises:
-        TrackingError: the store does not answer.
-    """
-    tracker = Tracker(config)
-    tracker.start()
-    tracker.catch_up(records, files)
-    tracker.close(timeout_s)
-    return tracker.pending
 
 
 def _key(config: TrackerConfig) -> str:

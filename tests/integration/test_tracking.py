@@ -17,13 +17,13 @@ from mlflow_server import DEADLINE_S, MlflowServer, free_port, wait_until
 from records import record
 
 from search.records import TrialRecord, TrialState
+from search.syncing import sync
 from search.tracking import (
     Tracker,
     TrackerConfig,
     TrackingError,
     default_uri,
     resolve_uri,
-    sync,
     ui_command,
 )
 from trainables.errors import InputError

@@ -1,0 +1,31 @@
+"""Sends what an earlier driver could not send."""
+
+from collections.abc import Sequence
+
+from search.records import TrialRecord
+from search.tracking import Tracker, TrackerConfig
+from search.tracking_events import Files
+
+
+def sync(
+    config: TrackerConfig,
+    timeout_s: float,
+    records: Sequence[TrialRecord] = (),
+    files: Files = lambda _: {},
+) -> int:
+    """Send what an earlier process left in the spool; returns the number of events still left.
+
+    Args:
+        config: where to.
+        timeout_s: when to give up.
+        records: the ledger's, of which events may be missing.
+        files: as for `EventWriter.catch_up`.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    tracker = Tracker(config)
+    tracker.start()
+    tracker.catch_up(records, files)
+    tracker.close(timeout_s)
+    return tracker.pending
