@@ -135,7 +135,7 @@ BUGS = {
         "search/seal.py",
         "_MIDDLE or seal != _seal(place, value):",
         "_MIDDLE:",
-        "test_damage_everywhere.py",
+        "test_guards.py",
     ),
     "unacknowledged": Bug(
         "events count as delivered before the store has them",

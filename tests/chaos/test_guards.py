@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from ledgers import add_trial, made_search
+from ledgers import add_trial, fill, made_search
 from sqlalchemy import text
 from test_checkpoint import CONFIG
 
@@ -53,3 +53,17 @@ def test_checkpoints_of_epochs_that_the_ledger_lost_go(tmp_path: Path) -> None:
     discard_after(tmp_path, 3)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["epoch-0002.safetensors", "epoch-0003.safetensors"]
+
+
+def test_an_altered_result_is_refused(tmp_path: Path) -> None:
+    spec, folder, ledger = made_search(tmp_path)
+    fill(spec, ledger)
+    change = text(
+        "update trial_user_attributes set value_json = "
+        "replace(value_json, '\"energy_mj\": ', '\"energy_mj\": 1') where key = 'epoch:0001'"
+    )
+    with writing(ledger._engine) as session:
+        session.execute(change)
+    ledger.close()
+    with pytest.raises(LedgerError, match="'epoch:0001' of trial 0 was altered"):
+        open_ledger(folder)
