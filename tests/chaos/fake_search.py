@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ tracking: {experiment: chaos}
 """
 EPOCHS, GRACE, FACTOR = 4, 1, 2
 RECENT = 4 * FACTOR
-END_S = 240
+END_S = 240  # far more than anything here takes, also on a busy machine
 PRELOADED = [
     "fake_trial",
     "search.runner",
@@ -136,6 +137,13 @@ class FakeSearch:
     def num_notes(self) -> int:
         files = fake_trial.side_record(self.runs, self.name).glob("*.jsonl")
         return sum(path.read_bytes().count(b"\n") for path in files)
+
+    def wait_for_notes(self, driver: "Driver", more: int) -> None:
+        """Return once the trials have noted `more` lines more, or their driver has ended."""
+        until = self.num_notes() + more
+        deadline = time.monotonic() + END_S
+        while self.num_notes() < until and not driver.wait(0.01):
+            assert time.monotonic() < deadline, self.log
 
 
 class Driver:

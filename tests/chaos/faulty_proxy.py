@@ -73,6 +73,7 @@ class FaultyProxy:
             def do_ANY(self) -> None:
                 proxy.serve(self)
 
+            # The names under which the standard library looks for them.
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_ANY  # noqa: N815
 
             def log_message(self, *arguments: Any) -> None:

@@ -229,7 +229,7 @@ def judge(seed: int) -> Verdict:
         if spec is not None:
             try:
                 fault = _propose(spec, seed)
-            except BaseException:  # noqa: BLE001
+            except BaseException:  # noqa: BLE001  # as above
                 fault = traceback.format_exc(limit=-4)
         ended = time.process_time()
         signal.alarm(0)

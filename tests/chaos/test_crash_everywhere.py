@@ -95,7 +95,7 @@ class Store:
         run_id: str,
         points: Sequence[Point],
         *,
-        uncertain: bool,  # noqa: ARG002
+        uncertain: bool,  # noqa: ARG002  # this store never leaves one in doubt
     ) -> None:
         self.runs[int(run_id)]["points"] += points
 

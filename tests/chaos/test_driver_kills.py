@@ -1,14 +1,12 @@
 """Drivers killed at random moments, each followed by a resume: nothing is lost or done twice."""
 
 import random
-import time
 from pathlib import Path
 
 import pytest
 from fake_search import FakeSearch, assert_nothing_lost, assert_whole, with_store
 
 START_S = 6.0  # connecting, opening; a kill may come anywhere in it
-DEADLINE_S = 180
 SEARCHES = 24
 KILLED: dict[int, int] = {}
 
@@ -19,10 +17,7 @@ def kill_at_random(search: FakeSearch, rng: random.Random) -> bool:
         if rng.random() < 0.3:
             driver.wait(rng.uniform(0.0, START_S))
         else:
-            until = search.num_notes() + rng.randint(1, 9)
-            deadline = time.monotonic() + DEADLINE_S
-            while search.num_notes() < until and not driver.wait(0.01):
-                assert time.monotonic() < deadline, search.log
+            search.wait_for_notes(driver, rng.randint(1, 9))
             driver.wait(rng.uniform(0.0, 0.15))
         if driver.wait(0):
             assert driver.returncode == 0, search.log

@@ -3,18 +3,16 @@
 import os
 import random
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_search import METRICS, FakeSearch, assert_whole, with_store
+from fake_search import END_S, METRICS, FakeSearch, assert_whole, with_store
 
 from search.records import TrialRecord
 
 TRIALS = 8
 SERIAL = ("resources.concurrent=1", f"budget.trials={TRIALS}", "sampler.seed=11")
-DEADLINE_S = 240
 
 
 def history(records: list[TrialRecord]) -> list[Any]:
@@ -41,14 +39,11 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, cluster: str) -> lis
 
 def interrupt(search: FakeSearch, after: int, how: signal.Signals) -> None:
     """End a driver by a signal once the trials have noted `after` lines more."""
-    until = search.num_notes() + after
     with search.driver() as driver:
-        deadline = time.monotonic() + DEADLINE_S
-        while search.num_notes() < until and not driver.wait(0.01):
-            assert time.monotonic() < deadline, search.log
+        search.wait_for_notes(driver, after)
         if not driver.wait(0):
             os.kill(driver.pid, how)
-        assert driver.wait(DEADLINE_S)
+        assert driver.wait(END_S)
         assert driver.returncode in (0, 128 + how, -how), search.log
 
 

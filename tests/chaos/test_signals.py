@@ -3,31 +3,29 @@
 import os
 import random
 import signal
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from fake_search import FakeSearch, assert_nothing_lost, assert_whole, with_store
+from fake_search import END_S, FakeSearch, assert_nothing_lost, assert_whole, with_store
 from mlflow import MlflowClient
 
-DEADLINE_S = 180
 START_S = 8.0  # connecting, opening, first workers
 
 
-def interrupt(search: FakeSearch, rng: random.Random, how: list[signal.Signals]) -> int | None:
-    """Send a driver signals at a random moment; its exit status."""
+def interrupt(
+    search: FakeSearch, rng: random.Random, how: list[signal.Signals], *, early: bool
+) -> int | None:
+    """Send a driver signals while it starts (early) or while trials run; its exit status."""
     with search.driver() as driver:
-        if rng.random() < 0.5:
+        if early:
             driver.wait(rng.uniform(0.0, START_S))
         else:
-            until = search.num_notes() + rng.randint(1, 25)
-            deadline = time.monotonic() + DEADLINE_S
-            while search.num_notes() < until and not driver.wait(0.01):
-                assert time.monotonic() < deadline, search.log
+            search.wait_for_notes(driver, rng.randint(1, 25))
         for number in how:
             if not driver.wait(rng.uniform(0.0, 0.2)):
                 os.kill(driver.pid, number)
-        assert driver.wait(DEADLINE_S), search.log
+        assert driver.wait(END_S), search.log
         return driver.returncode
 
 
@@ -41,13 +39,13 @@ def assert_closed(search: FakeSearch) -> None:
 
 
 def interrupt_and_resume(
-    search: FakeSearch, seed: int, *, twice: bool, interruptions: int = 2
+    search: FakeSearch, seed: int, *, twice: bool, early: Sequence[bool]
 ) -> None:
     rng = random.Random(seed)
     how = [rng.choice((signal.SIGINT, signal.SIGTERM)) for _ in range(1 + twice)]
-    for _ in range(interruptions):
+    for is_early in early:
         before = search.records() if search.exists else []
-        code = interrupt(search, rng, how)
+        code = interrupt(search, rng, how, early=is_early)
         # The first few milliseconds are Python's own.
         assert code in (0, *(128 + n for n in how), *(-n for n in how)), search.log
         assert "Traceback" not in search.log.replace("KeyboardInterrupt", "")
@@ -61,7 +59,7 @@ def interrupt_and_resume(
 
 def test_a_signal_closes_every_run(tmp_path: Path, cluster: str, empty_store: Path) -> None:
     search = with_store(FakeSearch(tmp_path, cluster), empty_store)
-    interrupt_and_resume(search, seed=5, twice=False, interruptions=1)
+    interrupt_and_resume(search, seed=5, twice=False, early=[False])
 
 
 @pytest.mark.slow
@@ -71,4 +69,4 @@ def test_signals_at_any_moment(
     tmp_path: Path, cluster: str, empty_store: Path, seed: int, twice: bool
 ) -> None:
     search = with_store(FakeSearch(tmp_path, cluster), empty_store)
-    interrupt_and_resume(search, seed, twice=twice)
+    interrupt_and_resume(search, seed, twice=twice, early=[seed % 2 == 0, False])

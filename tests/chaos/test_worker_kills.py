@@ -8,20 +8,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from fake_search import FakeSearch, assert_whole, with_store, worker_environment
+from fake_search import END_S, FakeSearch, assert_whole, with_store, worker_environment
 from processes import kill_all, ray_cluster, ray_node, trial_workers
 
 from search.retries import num_charged
 
 LIVELY = {"SPIKETUNE_FAKE_EPOCH_S": "0.4"}
-DEADLINE_S = 240
 
 
 def harass(search: FakeSearch, rng: random.Random, kills: int) -> tuple[int, int | None]:
     """Kill trial workers while the search runs; kills done and the exit status."""
     done = 0
     with search.driver() as driver:
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + END_S
         while not driver.wait(rng.uniform(0.05, 1.5)):
             assert time.monotonic() < deadline, search.log
             alive = trial_workers(driver.pid)
@@ -75,12 +74,9 @@ def test_a_lost_node_is_not_charged(tmp_path: Path, empty_store: Path, seed: int
         ):
             search = with_store(FakeSearch(tmp_path, address), empty_store)
             with search.driver() as driver:
-                until = search.num_notes() + rng.randint(3, 20)
-                deadline = time.monotonic() + DEADLINE_S
-                while search.num_notes() < until and not driver.wait(0.02):
-                    assert time.monotonic() < deadline, search.log
+                search.wait_for_notes(driver, rng.randint(3, 20))
                 kill_all(lost.pid)
-                driver.wait(DEADLINE_S)
+                driver.wait(END_S)
             assert driver.returncode == 0, search.log
     assert_whole(search)
     records = search.records()
