@@ -26,20 +26,13 @@ from search.propose import (
 )
 from search.records import TrialRecord
 from search.results import Mode
+from search.rules import RULES, make_rule
 from search.simulate import Policy
-from search.stopping import (
-    GO_ON,
-    Decision,
-    NeverStop,
-    StoppingRule,
-    asha,
-    grace_of,
-    rung_epochs,
-)
+from search.stopping import GO_ON, Course, Decision, StoppingRule, grace_of
 from trainables.errors import InputError
 
 STOCK = "optuna"
-STOPPING = ("asha", "none", "ray-asha")
+STOPPING = (*RULES, "ray-asha")
 
 
 class StockPolicy:
@@ -133,16 +126,18 @@ def make_policy(
     seed: int,
     grace: int | Literal["auto"] = "auto",
     factor: int = 3,
+    check_share: float = 0.0,
 ) -> Policy:
     """Put together what decides a simulated search.
 
     Args:
         table: gives space, metric and full budget.
         sampler: one of ours, or `optuna`: Ray's OptunaSearch.
-        stopping: `asha`, `none`, or `ray-asha`: Ray's.
+        stopping: one of ours, or `ray-asha`: Ray's.
         seed: of the sampler.
         grace: epochs before the first comparison.
         factor: of successive halving.
+        check_share: of the trials to be stopped that run on.
 
     Raises:
         InputError: a name is unknown, or the two do not go together.
@@ -155,12 +150,21 @@ def make_policy(
     if stopping not in STOPPING:
         raise InputError(f"stopping must be one of {', '.join(STOPPING)}, but got {stopping!r}")
     if stopping != "none" and (sampler == STOCK) != (stopping == "ray-asha"):
-        raise InputError(f"{STOCK} goes with ray-asha or none, ours with asha or none")
-    stops = stopping != "none"
-    rungs = rung_epochs(first, factor, full) if stops or sampler == STOCK else ()
+        raise InputError(f"{STOCK} goes with ray-asha or none, ours with all but ray-asha")
     objective = _Objective(table.metric, table.mode)
+    course = Course(
+        table.metric,
+        table.mode,
+        full,
+        first,
+        adaptive=grace == "auto",
+        factor=factor,
+        patience_epochs=math.ceil(full / 5),
+        objectives=(objective,),
+        seed=seed,
+    )
+    rungs = () if stopping == "none" and sampler != STOCK else course.rungs
     problem = Problem(table.space(), (objective,), (), (*rungs, full), seed)
     if sampler == STOCK:
-        return StockPolicy(problem, stops=stops, factor=factor)
-    rule = asha(table.metric, table.mode, full, first, factor) if stops else NeverStop()
-    return OwnPolicy(proposer_for(sampler, problem), rule)
+        return StockPolicy(problem, stops=stopping != "none", factor=factor)
+    return OwnPolicy(proposer_for(sampler, problem), make_rule(stopping, course, check_share))

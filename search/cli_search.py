@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from search.folder import SearchFolder, all_searches
 from search.progress import Progress
 from search.recorded import check_same, open_ledger
 from search.records import TrialRecord
-from search.results import best, pareto, rows
+from search.results import best, pareto, rows, stopping_check
 from search.tables import print_results, print_savings
 from search.wording import duration, metric_text
 from spaces.loader import load_search_space
@@ -157,11 +158,13 @@ def best_tree(spec: SearchSpec, name: str, records: list[TrialRecord]) -> dict[s
     table = rows(records, spec.objectives)
     by_number = {row["number"]: row for row in table}
     top = best(records, spec.objectives)
+    check = stopping_check(records, spec.stopping_metric, spec.stopping_mode)
     return {
         "search": name,
         "objectives": [{"metric": o.metric, "mode": o.mode} for o in spec.objectives],
         "best": by_number[top.number] if top else None,
         "pareto": [by_number[record.number] for record in pareto(records, spec.objectives)],
+        "stopping_check": None if check is None else asdict(check),
         "trials": table,
     }
 

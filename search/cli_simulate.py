@@ -15,10 +15,14 @@ PERCENT = 100.0
 @click.command("simulate")
 @click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--sampler", default="gp", show_default=True, help="Ours, or optuna: Ray's class.")
+@click.option("--stopping", default="asha", show_default=True, help="Ours; ray-asha with optuna.")
+@click.option("--grace", type=click.IntRange(1), help="Epochs for every trial. Default: auto.")
 @click.option(
-    "--stopping", default="asha", show_default=True, help="asha, none; ray-asha with optuna."
+    "--check-share",
+    type=click.FloatRange(0.0, 0.5),
+    default=0.0,
+    help="Share of the trials to be stopped that run on.",
 )
-@click.option("--grace", type=click.IntRange(1), help="Epochs for every trial. Default: a tenth.")
 @click.option("--task", "tasks", multiple=True, help="Only this task of the table. Repeatable.")
 @click.option("--workers", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--seeds", type=click.IntRange(1), default=10, show_default=True, help="How many.")
@@ -38,6 +42,7 @@ def simulate_command(
     sampler: str,
     stopping: str,
     grace: int | None,
+    check_share: float,
     tasks: tuple[str, ...],
     workers: int,
     seeds: int,
@@ -57,7 +62,7 @@ def simulate_command(
     from search.simulate import Conditions
 
     conditions = Conditions(workers, budget, failures, stragglers)
-    method = Method(sampler, stopping, grace)
+    method = Method(sampler, stopping, grace, check_share)
     summary = measure(method, load_tables(table, tasks), range(seeds), conditions)
     if picture is not None:
         plot([summary], picture)

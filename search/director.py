@@ -28,15 +28,8 @@ from search.retries import (
     smaller_parts,
     used_up,
 )
-from search.stopping import (
-    Asha,
-    Decision,
-    NeverStop,
-    StoppingRule,
-    asha,
-    grace_of,
-    health,
-)
+from search.rules import stopping_rule
+from search.stopping import Decision, health
 from search.study import Ledger
 from search.tracking import Tracker
 from spaces.schema import SearchSpec
@@ -99,7 +92,7 @@ class Director:
         self._tracker = tracker
         self._watcher = watcher
         self._clock = clock
-        self._proposer: Proposer = make_proposer(spec, rungs_of(self.rule))
+        self._proposer: Proposer = make_proposer(spec, self.rule.rungs)
         self._unfinished = deque(r.number for r in ledger.records if r.state == "running")
         self._waiting: dict[int, float] = {}
         self._running: set[int] = set()
@@ -245,8 +238,8 @@ class Director:
             if done:
                 self._end(number, Outcome("finished", "completed"))
             return done
-        outcome = self._decide(seen, int(result.get("num_steps", 0)), done=done)
-        self.ledger.report(number, epoch, metrics, rates, outcome)
+        decision, outcome = self._decide(seen, int(result.get("num_steps", 0)), done=done)
+        self.ledger.report(number, epoch, metrics, rates, outcome, decision.spared)
         self._tracker.trial_epoch(
             number, epoch, metrics, self.ledger.record(number).epochs[-1].time_s
         )
@@ -256,21 +249,23 @@ class Director:
             self._watcher.trial_changed(seen)
         return outcome is not None
 
-    def _decide(self, record: TrialRecord, num_steps: int, *, done: bool) -> Outcome | None:
+    def _decide(
+        self, record: TrialRecord, num_steps: int, *, done: bool
+    ) -> tuple[Decision, Outcome | None]:
+        """What the rules say, and how the trial ends with it, if it does."""
         decision = health(record, self.spec.stopping_metric, num_steps)
-        if decision.stop:
-            state: Literal["failed", "stopped"] = "failed" if decision.failed else "stopped"
-            return self._outcome(record, Outcome(state, decision.reason))
-        if done:
-            return self._outcome(record, Outcome("finished", "completed"))
-        records = self.ledger.records
-        records[record.number] = record
-        decision = (
-            Decision(stop=True, reason="budget")
-            if self.out_of_time
-            else self.rule.decide(records, record)
-        )
-        return self._outcome(record, Outcome("stopped", decision.reason)) if decision.stop else None
+        if not decision.stop and done:
+            return decision, self._outcome(record, Outcome("finished", "completed"))
+        if not decision.stop and self.out_of_time:
+            decision = Decision(stop=True, reason="budget")
+        if not decision.stop:
+            records = self.ledger.records
+            records[record.number] = record
+            decision = self.rule.decide(records, record)
+        if not decision.stop:
+            return decision, None
+        state: Literal["failed", "stopped"] = "failed" if decision.failed else "stopped"
+        return decision, self._outcome(record, Outcome(state, decision.reason))
 
     def _outcome(self, record: TrialRecord, outcome: Outcome) -> Outcome:
         constraints = self.spec.outcome_constraints if record.last else ()
@@ -333,22 +328,3 @@ def trial_files(folder: SearchFolder, record: TrialRecord) -> dict[str, str | Pa
     if best.is_file() and record.state == "finished":
         files[f"checkpoint/{BEST}"] = best
     return files
-
-
-def stopping_rule(spec: SearchSpec) -> StoppingRule:
-    """Build the rule a search names."""
-    if spec.stopping.name == "none":
-        return NeverStop()
-    full = spec.base_config.train.total_epochs
-    return asha(
-        spec.stopping_metric,
-        spec.stopping_mode,
-        full,
-        grace_of(spec.stopping.grace_epochs, full),
-        spec.stopping.reduction_factor,
-    )
-
-
-def rungs_of(rule: StoppingRule) -> tuple[int, ...]:
-    """Epochs at which a rule compares trials; none for a rule that never stops."""
-    return rule.rungs if isinstance(rule, Asha) else ()

@@ -15,11 +15,14 @@ class EpochRecord:
         epoch: 1 for the first.
         metrics: the reported metrics by name (`val_top1` in %, `energy_mj` in mJ, ...).
         time_s: when the driver received it, Unix seconds; the tracker keeps this timestamp.
+        spared: why the stopping rule would have ended the trial here, had it not been chosen to
+            run on as a check of the rule; else empty.
     """
 
     epoch: int
     metrics: Mapping[str, float]
     time_s: float
+    spared: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,11 @@ class TrialRecord:
     def last(self) -> Mapping[str, float]:
         """Metrics of the last reported epoch; empty before the first."""
         return self.epochs[-1].metrics if self.epochs else {}
+
+    @property
+    def spared(self) -> EpochRecord | None:
+        """The epoch at which the stopping rule would have ended it; None if it never would."""
+        return next((epoch for epoch in self.epochs if epoch.spared), None)
 
     @property
     def counts(self) -> bool:

@@ -18,11 +18,19 @@ _GRID = np.linspace(0.0, 1.0, 101)
 
 @dataclass(frozen=True)
 class Method:
-    """A sampler with a stopping rule; `grace` in epochs, or None for `auto`."""
+    """A sampler with a stopping rule.
+
+    Attributes:
+        sampler: its name.
+        stopping: the rule's.
+        grace: epochs before the first comparison; None for `auto`.
+        check_share: of the trials to be stopped that run on.
+    """
 
     sampler: str
     stopping: str
     grace: int | None = None
+    check_share: float = 0.0
 
     @property
     def name(self) -> str:
@@ -90,7 +98,12 @@ def measure(
     for table in tables:
         for seed in seeds:
             policy = make_policy(
-                table, method.sampler, method.stopping, seed, method.grace or "auto"
+                table,
+                method.sampler,
+                method.stopping,
+                seed,
+                method.grace or "auto",
+                check_share=method.check_share,
             )
             runs.append(simulate(table, policy, conditions, seed))
         told(f"{method.name}: {table.name}")

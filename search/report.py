@@ -28,6 +28,7 @@ def write_report(
     records: Sequence[TrialRecord],
     objectives: Sequence[ObjectiveLike],
     full_epochs: int | None = None,
+    stopping_note: str = "",
 ) -> None:
     """Write the report, replacing an older one only when it is complete.
 
@@ -38,13 +39,14 @@ def write_report(
         records: every trial.
         objectives: what was searched for, the first one leading.
         full_epochs: epochs of a trial that is not stopped; None leaves the saving out.
+        stopping_note: how often early stopping was wrong, in a sentence.
     """
     front = pareto(records, objectives)
     picks = _picks(front, objectives)
     body = [
         f'<p class="eyebrow">Spiketune report · {escape(redact(title))}</p>',
         f"<h1>{_headline(picks, objectives)}</h1>",
-        f'<p class="lead">{_summary(records, objectives, full_epochs)}</p>',
+        f'<p class="lead">{_summary(records, objectives, full_epochs)} {escape(stopping_note)}</p>',
         _cards(picks, objectives),
         _plots(records, objectives, [record.number for _, record in picks]),
         "<h2>All trials</h2>",

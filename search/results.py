@@ -4,6 +4,7 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from search.records import TrialRecord
@@ -93,6 +94,42 @@ def saved_epochs(records: Sequence[TrialRecord], full_epochs: int) -> tuple[int,
     """Epochs that finished and stopped trials took, and what they take when none is stopped."""
     ended = [record for record in records if record.state in ("finished", "stopped")]
     return sum(_num_epochs(record) for record in ended), full_epochs * len(ended)
+
+
+@dataclass(frozen=True)
+class StoppingCheck:
+    """How often early stopping was wrong, by the trials that ran on although it would end them.
+
+    Attributes:
+        checked: such trials that finished.
+        missed: those among them that ended better than all trials that were not to be stopped.
+        loss: how much better the best of them was, in the metric's units; 0 if none was.
+        epochs: what they took beyond the epoch at which they would have ended.
+        num_stopped: trials that were stopped, for the rest of which the check speaks.
+    """
+
+    checked: int
+    missed: int
+    loss: float
+    epochs: int
+    num_stopped: int
+
+
+def stopping_check(records: Sequence[TrialRecord], metric: str, mode: Mode) -> StoppingCheck | None:
+    """Look at the trials that ran on as a check of the stopping rule; None without any."""
+    spared = [record for record in records if record.spared is not None]
+    if not spared:
+        return None
+    extra = sum(_num_epochs(r) - r.spared.epoch for r in spared if r.spared is not None)
+    sign = -1.0 if mode == "max" else 1.0
+    ended = [r for r in records if r.state == "finished" and math.isfinite(r.last[metric])]
+    losses = {r.number: sign * r.last[metric] for r in ended}
+    checked = [losses[r.number] for r in spared if r.number in losses]
+    known = {r.number for r in spared}
+    best_other = min((v for n, v in losses.items() if n not in known), default=math.inf)
+    better = [best_other - loss for loss in checked if loss < best_other < math.inf]
+    num_stopped = sum(r.state == "stopped" and r.reason != "budget" for r in records)
+    return StoppingCheck(len(checked), len(better), max(better, default=0.0), extra, num_stopped)
 
 
 def rows(

@@ -16,12 +16,13 @@ from search.director import Director, Watcher, trial_files
 from search.folder import SearchFolder
 from search.recorded import create_ledger, open_ledger
 from search.records import TrialRecord
-from search.results import best, hypervolume, pareto, saved_epochs
+from search.results import best, hypervolume, pareto, saved_epochs, stopping_check
 from search.signals import Interruption, interruption
 from search.study import Ledger
 from search.tracking import Tracker, TrackerConfig, preload, redact, resolve_uri
 from search.tracking_uri import check_reachable
 from search.versions import versions
+from search.wording import check_text
 from spaces.schema import SearchSpec
 from trainables.data import check_data
 from trainables.errors import InputError
@@ -276,7 +277,8 @@ def report_search(spec: SearchSpec, folder: SearchFolder, records: list[TrialRec
         "versions": ", ".join(f"{k} {v}" for k, v in manifest["versions"].items()),
     }
     full = spec.base_config.train.total_epochs
-    write_report(folder.report, folder.name, info, records, spec.objectives, full)
+    note = check_text(records, spec.stopping_metric, spec.stopping_mode)
+    write_report(folder.report, folder.name, info, records, spec.objectives, full, note)
     return folder.report
 
 
@@ -287,6 +289,12 @@ def summary_metrics(spec: SearchSpec, records: list[TrialRecord]) -> dict[str, f
     spent, full = saved_epochs(records, spec.base_config.train.total_epochs)
     if full:
         metrics["saved_epochs_frac"] = 1.0 - spent / full
+    check = stopping_check(records, spec.stopping_metric, spec.stopping_mode)
+    if check is not None:
+        metrics |= {
+            "stopping_checked": float(check.checked),
+            "stopping_missed": float(check.missed),
+        }
     if top is None:
         return metrics
     metrics["best_trial"] = float(top.number)

@@ -184,6 +184,9 @@ class _Simulation:
         if not decision.stop and event.epoch < self._table.num_epochs:
             decision = self._policy.decide(self.records, record)
         self.decide_s += time.perf_counter() - began
+        if decision.spared:
+            entry = replace(entry, spared=decision.spared)
+            self.records[event.number] = replace(known, epochs=(*known.epochs, entry))
         if decision.stop:
             return ("failed" if decision.failed else "stopped"), decision.reason
         return ("finished", "completed") if event.epoch == self._table.num_epochs else None

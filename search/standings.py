@@ -5,7 +5,7 @@ so that a rule or a sampler that keeps one stays a pure function of the records.
 """
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from search.records import TrialRecord
@@ -45,13 +45,16 @@ class Standings:
 
     Args:
         epochs: at which trials are compared.
-        badness: of a trial's metrics; smaller is better.
+        places: of a trial, how bad it was at each of those epochs that it has reached; smaller is
+            better.
     """
 
-    def __init__(self, epochs: Sequence[int], badness: Callable[[dict[str, float]], Any]) -> None:
+    def __init__(
+        self, epochs: Sequence[int], places: Callable[[TrialRecord], Mapping[int, Any]]
+    ) -> None:
         """Begin with no record."""
         self._epochs = tuple(epochs)
-        self._badness = badness
+        self._places_of = places
         self._changes = Changes()
         self._clear()
 
@@ -69,13 +72,12 @@ class Standings:
         self._entered: dict[tuple[int, int], Place] = {}
 
     def _enter(self, record: TrialRecord) -> None:
-        for epoch in self._epochs:
-            metrics = at_epoch(record, epoch)
+        found = self._places_of(record)
+        for epoch, places in self._places.items():
             old = self._entered.get((epoch, record.number))
-            new = None if metrics is None else (self._badness(metrics), record.number)
+            new = (found[epoch], record.number) if epoch in found else None
             if old == new:
                 continue
-            places = self._places[epoch]
             if old is not None:
                 del places[bisect.bisect_left(places, old)]
                 del self._entered[epoch, record.number]

@@ -7,16 +7,12 @@ silent networks are not a rule's choice: they always end a trial.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from heapq import nlargest
-from operator import itemgetter
 from typing import Literal, Protocol
 
 from search.records import TrialRecord
-from search.results import Mode
-from search.standings import Place, Standings
+from search.results import Mode, ObjectiveLike
+from spaces.constraints import OutcomeConstraint
 
-RECENT_ROUNDS = 4
 SILENT = 0.0
 SATURATED = 0.999
 # Batch norm's running variance starts at 1 and keeps 0.9 of itself a step: 0.9^100 < 3e-5.
@@ -31,18 +27,66 @@ class Decision:
         stop: whether to end it.
         reason: one word for the ledger; empty when it goes on.
         failed: whether the end is a failure rather than a poor result.
+        spared: why it would have ended, were it not to run on as a check of the rule.
     """
 
     stop: bool
     reason: str = ""
     failed: bool = False
+    spared: str = ""
 
 
 GO_ON = Decision(stop=False)
 
 
+@dataclass(frozen=True)
+class Course:
+    """What a stopping rule is given of a search.
+
+    Attributes:
+        metric: what trials are compared by.
+        mode: which way it is better.
+        full_epochs: of a trial that is not stopped.
+        grace_epochs: before the first comparison.
+        adaptive: whether the grace period may grow when early ranks do not predict later ones.
+        factor: one in so many trials goes on at each rung.
+        patience_epochs: without improvement, for rules that wait for one.
+        objectives: of the search, for rules that look at all of them.
+        constraints: bounds on measured metrics; a trial that breaks one ranks behind the others.
+        seed: of all draws.
+    """
+
+    metric: str
+    mode: Mode
+    full_epochs: int
+    grace_epochs: int
+    adaptive: bool = False
+    factor: int = 3
+    patience_epochs: int = 1
+    objectives: tuple[ObjectiveLike, ...] = ()
+    constraints: tuple[OutcomeConstraint, ...] = ()
+    seed: int = 0
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Epochs `grace, grace*factor, grace*factor^2, ...` below the full budget."""
+        return rung_epochs(self.grace_epochs, self.factor, self.full_epochs)
+
+    def loss(self, metrics: Mapping[str, float]) -> float:
+        """The metric with its sign such that smaller is better; infinite when not finite."""
+        return signed(metrics, self.metric, self.mode)
+
+    def violation(self, metrics: Mapping[str, float]) -> float:
+        """By how much outcome constraints are broken together; 0 when all are kept."""
+        return sum(max(0.0, constraint.violation(metrics)) for constraint in self.constraints)
+
+
 class StoppingRule(Protocol):
     """Decides from the ledger alone, so it is the same after a resume and in a simulation."""
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Epochs below the full budget at which trials can be compared, ascending."""
 
     def decide(self, records: Sequence[TrialRecord], current: TrialRecord) -> Decision:
         """Go on or stop, after `current` has reported its last epoch."""
@@ -51,75 +95,27 @@ class StoppingRule(Protocol):
 class NeverStop:
     """Every trial runs its full budget."""
 
+    rungs: tuple[int, ...] = ()
+
+    def __init__(self, course: Course) -> None:
+        """Take what every rule is given."""
+
     def decide(self, records: Sequence[TrialRecord], current: TrialRecord) -> Decision:  # noqa: ARG002
         """Always go on."""
         return GO_ON
 
 
-@dataclass(frozen=True)
-class Asha:
-    """Asynchronous successive halving on epochs, stopping variant.
-
-    At rung epochs `grace, grace*factor, grace*factor^2, ...` below the full budget, a trial goes on
-    when it is among the best `1/factor` (at least one) of all results at that rung so far. Ties
-    go on only while there is room, earlier trial numbers first: dead networks at chance level do
-    not keep each other alive.
-
-    With `recent`, it must be among the best `1/factor` of that many latest trials at the rung as
-    well: a sampler that learns proposes better and better trials, nearly all of which are among the
-    best so far, and without this few would be stopped any more.
-
-    Source: Li et al., MLSys 2020 (arXiv 1810.05934), which it differs from by `recent`.
-    """
-
-    metric: str
-    maximise: bool
-    grace_epochs: int
-    reduction_factor: int
-    max_epochs: int
-    recent: int | None = None
-
-    @cached_property
-    def rungs(self) -> tuple[int, ...]:
-        """Epochs at which trials are compared, ascending."""
-        return rung_epochs(self.grace_epochs, self.reduction_factor, self.max_epochs)
-
-    def decide(self, records: Sequence[TrialRecord], current: TrialRecord) -> Decision:
-        """Compare the trial with all that have reached the same rung."""
-        epoch = current.epochs[-1].epoch
-        if epoch not in self.rungs:
-            return GO_ON
-        places = self._standings.at(epoch, records)
-        own = (self._badness(current.last), current.number)
-        goes_on = self._is_kept(own, places)
-        if goes_on and self.recent is not None:
-            earlier = (place for place in places if place[1] <= current.number)
-            goes_on = self._is_kept(own, sorted(nlargest(self.recent, earlier, itemgetter(1))))
-        return GO_ON if goes_on else Decision(stop=True, reason=f"asha@{epoch}")
-
-    def _is_kept(self, own: Place, places: Sequence[Place]) -> bool:
-        """Whether a place is among the best of all, given best first."""
-        return bool(own <= places[max(1, len(places) // self.reduction_factor) - 1])
-
-    @cached_property
-    def _standings(self) -> Standings:
-        return Standings(self.rungs, self._badness)
-
-    def _badness(self, metrics: Mapping[str, float]) -> float:
-        metric = metrics.get(self.metric, math.nan)
-        if not math.isfinite(metric):  # such a trial has failed, whatever the sign
-            return math.inf
-        return -metric if self.maximise else metric
-
-
-def asha(metric: str, mode: Mode, full_epochs: int, grace: int, factor: int) -> Asha:
-    """The rule that searches use: four rounds of `factor` trials are recent."""
-    return Asha(metric, mode == "max", grace, factor, full_epochs, RECENT_ROUNDS * factor)
-
-
 def grace_of(grace: int | Literal["auto"], full_epochs: int) -> int:
     """The epochs that every trial is given; `auto` is a tenth of the full budget."""
     return max(1, round(full_epochs / 10)) if grace == "auto" else grace
+
+
+def signed(metrics: Mapping[str, float], metric: str, mode: Mode) -> float:
+    """A metric such that smaller is better; infinite when it is not finite, whatever its sign."""
+    value = metrics.get(metric, math.nan)
+    if not math.isfinite(value):  # such a trial has failed
+        return math.inf
+    return -value if mode == "max" else value
 
 
 def rung_epochs(grace: int, factor: int, full: int) -> tuple[int, ...]:

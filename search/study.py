@@ -243,8 +243,17 @@ class Ledger:
         metrics: Mapping[str, float],
         layer_rates: Mapping[str, float] | None = None,
         outcome: Outcome | None = None,
+        spared: str = "",
     ) -> bool:
         """Record an epoch once, and in the same transaction what was decided on it.
+
+        Args:
+            number: the trial.
+            epoch: 1 for the first.
+            metrics: by name.
+            layer_rates: firing rates by layer.
+            outcome: how the trial ends with it.
+            spared: as of `EpochRecord`.
 
         Returns:
             False when that epoch is known already; the ledger keeps the first report.
@@ -257,6 +266,10 @@ class Ledger:
             "time_s": record.epochs[-1].time_s,
             "rates": layer_rates is not None,
         }
+        if spared:
+            entry["spared"] = spared
+            last = replace(record.epochs[-1], spared=spared)
+            record = replace(record, epochs=(*record.epochs[:-1], last))
         with self._rows.writing() as session:
             self._rows.set(session, number, f"{EPOCH_PREFIX}{epoch:04d}", entry)
             if layer_rates is not None:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from search.records import TrialRecord
 from search.results import pareto, rank, saved_epochs
-from search.wording import STATE_STYLES, describe_params, metric_text
+from search.wording import STATE_STYLES, check_text, describe_params, metric_text
 from spaces.schema import SearchSpec
 
 
@@ -40,6 +40,9 @@ def print_savings(console: Console, spec: SearchSpec, records: Sequence[TrialRec
         console.print(
             f"{spent} epochs trained instead of {all_epochs}: early stopping saved {saved:.0f} %."
         )
+    checked = check_text(records, spec.stopping_metric, spec.stopping_mode)
+    if checked:
+        console.print(checked)
 
 
 def _table(

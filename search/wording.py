@@ -1,7 +1,10 @@
 """How numbers and parameters read to a person."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from search.records import TrialRecord
+from search.results import Mode, stopping_check
 
 _PERCENT = ("val_top1", "val_top5", "test_top1", "test_top5")
 STATE_STYLES = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
@@ -20,6 +23,21 @@ def metric_text(name: str, value: float, *, named: bool = True) -> str:
     else:
         text = f"{value:.4g}"
     return f"{name} {text}" if named else text
+
+
+def check_text(records: Sequence[TrialRecord], metric: str, mode: Mode) -> str:
+    """What the trials that ran on say of early stopping; empty without any."""
+    found = stopping_check(records, metric, mode)
+    if found is None or not found.checked:
+        return ""
+    trials = "trial that was" if found.checked == 1 else "trials that were"
+    text = (
+        f"{found.checked} {trials} to be stopped ran on as a check ({found.epochs} epochs more): "
+    )
+    if not found.missed:
+        return text + "none of them ended better than the best of the others."
+    by = metric_text(metric, found.loss)
+    return text + f"{found.missed} ended better than the best of the others, by up to {by}."
 
 
 def describe_params(params: Mapping[str, Any]) -> str:

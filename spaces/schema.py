@@ -85,7 +85,10 @@ class Stopping(StrictModel):
     """When a trial ends early.
 
     `metric` is the first objective's unless set; `mode` follows from the metric where it can.
-    `grace_epochs: auto` is a tenth of a full training.
+    `grace_epochs: auto` is a tenth of a full training, and longer as soon as the ranks there prove
+    to say nothing of later ones.
+    `check_share` of the trials that would be stopped run on, so that the report can say how often
+    stopping is wrong. `patience_epochs` is for `plateau`; `auto` is a fifth of a full training.
     `trial_timeout_s` is the time without a report after which a trial counts as hanging;
     `max_retries` is how often a trial may start again after it hung or its worker was lost.
 
@@ -95,11 +98,13 @@ class Stopping(StrictModel):
     half as many samples at a time, so the configuration that its results carry says so.
     """
 
-    name: Literal["asha", "none"] = "asha"
+    name: Literal["asha", "mo_asha", "hyperband", "median", "plateau", "none"] = "asha"
     metric: Metric | None = None
     mode: Mode | None = None
     grace_epochs: PositiveInt | Literal["auto"] = "auto"
     reduction_factor: Annotated[int, Field(ge=2)] = 3
+    patience_epochs: PositiveInt | Literal["auto"] = "auto"
+    check_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
     trial_timeout_s: PositiveFloat | None = None
     max_retries: Annotated[int, Field(ge=0, le=20)] = 2
     out_of_memory: Literal["fail", "accumulate"] = "fail"

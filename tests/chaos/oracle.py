@@ -4,6 +4,7 @@ Nothing here is imported from `search` or `spaces`: each rule is said again, the
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ class Rules:
     epochs: int
     constraint: tuple[str, float] | None = None
     max_retries: int = 2
+    check_share: float = 0.0
 
     def yaml(self) -> str:
         listed = "".join(f"\n  - {{metric: {m}, mode: {way}}}" for m, way in self.objectives)
@@ -36,7 +38,8 @@ class Rules:
             "  model.width: {choice: [16, 24, 32]}",
             "  train.lr: {float: [2.0e-3, 2.0e-2], log: true}",
             "sampler: {name: random, seed: 4}",
-            f"stopping: {{name: {self.stopping}, grace_epochs: 1, reduction_factor: 2}}",
+            f"stopping: {{name: {self.stopping}, grace_epochs: 1, reduction_factor: 2, "
+            f"check_share: {self.check_share}}}",
             "budget: {trials: 50}",
         ]
         if self.constraint:
@@ -55,13 +58,20 @@ class NaiveTrial:
     epochs: list[Metrics] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     charged: int = 0
+    spared_at: int | None = None
 
 
 class Oracle:
-    """Follows one search, report by report."""
+    """Follows one search, report by report.
 
-    def __init__(self, rules: Rules) -> None:
+    Args:
+        rules: what was asked for.
+        is_checked: whether a trial, by its number, would run on if it were to be stopped.
+    """
+
+    def __init__(self, rules: Rules, is_checked: Callable[[int], bool]) -> None:
         self.rules = rules
+        self.is_checked = is_checked
         self.trials: list[NaiveTrial] = []
 
     def report(self, number: int, result: dict[str, Any], rates: list[float] | None) -> bool:
@@ -135,6 +145,8 @@ class Oracle:
             self._end(trial, "failed", reason)
         elif result["done"]:
             self._end(trial, "finished", "completed")
+        elif self._loses(trial) and self.is_checked(trial.number):
+            trial.spared_at = result["epoch"]
         elif self._loses(trial):
             self._end(trial, "stopped", f"asha@{result['epoch']}")
 
@@ -168,11 +180,20 @@ class Oracle:
         epoch = len(trial.epochs)
         if self.rules.stopping != "asha" or epoch not in (1, 2, 4, 8) or epoch >= self.rules.epochs:
             return False
-        reached = [t for t in self.trials if len(t.epochs) >= epoch]
+        if trial.spared_at is not None:
+            return False
+        reached = [
+            t
+            for t in self.trials
+            if len(t.epochs) >= epoch and (t.spared_at is None or t.spared_at >= epoch)
+        ]
         ahead = [t for t in reached if t is not trial and self._ahead(t, trial, epoch)]
         return len(ahead) >= max(1, len(reached) // 2)
 
     def _ahead(self, other: NaiveTrial, trial: NaiveTrial, epoch: int) -> bool:
+        broken = self._broken(other.epochs[epoch - 1]), self._broken(trial.epochs[epoch - 1])
+        if broken[0] != broken[1]:
+            return broken[0] < broken[1]
         metric, mode = self.rules.objectives[0]
         mine = trial.epochs[epoch - 1][metric]
         theirs = other.epochs[epoch - 1].get(metric, math.nan)
@@ -181,6 +202,14 @@ class Oracle:
         if theirs == mine:
             return other.number < trial.number
         return theirs > mine if mode == "max" else theirs < mine
+
+    def _broken(self, metrics: Metrics) -> float:
+        """By how much the outcome constraint is."""
+        if self.rules.constraint is None:
+            return 0.0
+        metric, most = self.rules.constraint
+        value = metrics.get(metric, math.nan)
+        return max(0.0, value - most) if math.isfinite(value) else math.inf
 
     def _dominates(self, one: NaiveTrial, two: NaiveTrial) -> bool:
         first, second = self.values(one) or [], self.values(two) or []

@@ -5,7 +5,7 @@ import math
 import random
 import shutil
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from oracle import NaiveTrial, Oracle, Rules
 from search.director import Assignment, Director
 from search.folder import SearchFolder
 from search.recorded import create_ledger, open_ledger
+from search.rules import is_checked
 from search.study import Ledger
 from search.tracking import Tracker
 from search.tracking_events import EventWriter
@@ -67,7 +68,8 @@ def rules(seed: int) -> Rules:
     constraint = rng.choice((None, None, ("energy_mj", 1.0), ("firing_rate", 0.5)))
     # What halving does with several objectives is the rule's own affair.
     stopping = rng.choice(("asha", "none")) if len(objectives) == 1 else "none"
-    return Rules(objectives, stopping, rng.randint(1, 4), constraint)
+    check_share = rng.choice((0.0, 0.4))
+    return Rules(objectives, stopping, rng.randint(1, 4), constraint, check_share=check_share)
 
 
 @lru_cache(maxsize=RULES)
@@ -99,7 +101,7 @@ class Sequence:
         self.runs = home / f"runs-{seed}"
         shutil.copytree(source, self.runs)
         self.folder = SearchFolder(self.runs, "made")
-        self.oracle = Oracle(self.rules)
+        self.oracle = Oracle(self.rules, partial(is_checked, 4, share=self.rules.check_share))
         self.recorder = Recorder()
         self.wrong: list[str] = []
         self._tracker: Any = tracker or self.recorder

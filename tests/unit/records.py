@@ -14,6 +14,7 @@ def record(
     layer_rates: dict[str, float] | None = None,
     extra_metrics: dict[str, float] | None = None,
     drop_default: bool = False,
+    spared: dict[int, str] | None = None,
 ) -> TrialRecord:
     """A trial that reported `values` of val_top1, one an epoch."""
     epochs = tuple(
@@ -25,6 +26,7 @@ def record(
                 **(extra_metrics or {}),
             },
             1000.0 + i,
+            (spared or {}).get(i + 1, ""),
         )
         for i, value in enumerate(values)
     )

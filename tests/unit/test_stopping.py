@@ -2,19 +2,23 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from records import record
 
-from search.stopping import Asha, NeverStop, asha, grace_of, health
+from search.halving import Asha
+from search.results import Mode
+from search.stopping import Course, NeverStop, grace_of, health
 
-RULE = Asha("val_top1", maximise=True, grace_epochs=1, reduction_factor=3, max_epochs=27)
+COURSE = Course("val_top1", "max", full_epochs=27, grace_epochs=1)
+RULE = Asha(COURSE, recent=0)
 
 
 def test_rungs_lie_below_the_full_budget() -> None:
     assert RULE.rungs == (1, 3, 9)
-    assert Asha("val_top1", True, 2, 2, 8).rungs == (2, 4)
-    assert Asha("val_top1", True, 8, 2, 8).rungs == ()
+    assert Course("val_top1", "max", 8, 2, factor=2).rungs == (2, 4)
+    assert Course("val_top1", "max", 8, 8, factor=2).rungs == ()
 
 
 def test_between_rungs_every_trial_goes_on() -> None:
@@ -22,14 +26,14 @@ def test_between_rungs_every_trial_goes_on() -> None:
     assert not RULE.decide([poor, good], poor).stop
 
 
-@pytest.mark.parametrize("maximise", [True, False])
-def test_a_third_goes_on_whatever_the_order(maximise: bool) -> None:
-    rule = Asha("val_top1", maximise, 1, 3, 27)
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_a_third_goes_on_whatever_the_order(mode: Mode) -> None:
+    rule = Asha(replace(COURSE, mode=mode), recent=0)
     values = list(range(30))
     random.Random(3).shuffle(values)
     records = [record(i, [float(v)]) for i, v in enumerate(values)]
     kept = {values[r.number] for r in records if not rule.decide(records, r).stop}
-    assert kept == (set(range(20, 30)) if maximise else set(range(10)))
+    assert kept == (set(range(20, 30)) if mode == "max" else set(range(10)))
 
 
 def test_ties_do_not_keep_each_other_alive() -> None:
@@ -52,8 +56,7 @@ def test_decisions_do_not_depend_on_trials_that_have_not_come_so_far() -> None:
 
 def test_a_sampler_that_gets_better_does_not_end_early_stopping() -> None:
     """Every trial is among the best of all so far; of the last 12 a third goes on."""
-    plain = Asha("val_top1", True, 1, 3, 27)
-    recent = asha("val_top1", "max", 27, 1, 3)
+    plain, recent = Asha(COURSE, recent=0), Asha(COURSE)
     kept = {plain: 0, recent: 0}
     noise = random.Random(0)
     values = [float(i) + noise.uniform(0.0, 60.0) for i in range(120)]
@@ -66,7 +69,7 @@ def test_a_sampler_that_gets_better_does_not_end_early_stopping() -> None:
 
 
 def test_what_came_after_a_trial_is_not_recent_to_it() -> None:
-    rule = Asha("val_top1", True, 1, 3, 27, recent=3)
+    rule = Asha(COURSE, recent=3)
     records = [record(i, [float(v)]) for i, v in enumerate([5, 1, 2, 9, 9, 9, 0, 0, 0, 0, 0, 0])]
     assert not rule.decide(records, records[0]).stop
 
@@ -78,7 +81,7 @@ def test_automatic_grace_is_a_tenth_of_the_full_budget() -> None:
 
 def test_never_stop_never_stops() -> None:
     trial = record(0, [0.0])
-    assert not NeverStop().decide([trial], trial).stop
+    assert not NeverStop(COURSE).decide([trial], trial).stop
 
 
 @pytest.mark.parametrize(
