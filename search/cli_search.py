@@ -18,6 +18,7 @@ from search.cli_options import (
     runs_option,
     set_option,
 )
+from search.first import with_warm_points
 from search.folder import SearchFolder, all_searches
 from search.progress import Progress
 from search.recorded import check_same, open_ledger
@@ -55,6 +56,7 @@ def search_command(
     spec = spec.model_copy(update={"name": folder.name})
     console = make_console()
     if dry_run:
+        with_warm_points(spec, folder)
         click.echo(f"{file} is valid: {spec.budget.trials} trials would go to {folder.path}")
         return
     if resume and folder.exists:

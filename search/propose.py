@@ -10,7 +10,9 @@ from typing import Protocol
 
 import optuna
 
+from search.first import FirstPoints, first_points
 from search.problem import Params, Problem
+from search.propose_evolution import EvolutionProposer, QuasiRandomProposer
 from search.propose_gp import GaussianProposer
 from search.propose_random import GridProposer, RandomProposer
 from search.propose_tpe import TPEProposer, distribution, distributions
@@ -45,7 +47,9 @@ def make_proposer(spec: SearchSpec, rungs: Sequence[int]) -> Proposer:
         spec.sampler.seed,
         spec.budget.trials,
     )
-    return proposer_for(spec.sampler.name, problem)
+    sampler = proposer_for(spec.sampler.name, problem)
+    points = first_points(spec)
+    return FirstPoints(points, spec.search_space, sampler) if points else sampler
 
 
 def proposer_for(name: str, problem: Problem) -> Proposer:
@@ -63,6 +67,8 @@ def proposer_for(name: str, problem: Problem) -> Proposer:
 PROPOSERS: dict[str, type[RandomProposer]] = {
     "gp": GaussianProposer,
     "tpe": TPEProposer,
+    "nsga2": EvolutionProposer,
+    "qmc": QuasiRandomProposer,
     "random": RandomProposer,
     "grid": GridProposer,
 }

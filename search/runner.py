@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.connect import ray_session
 from cluster.resources import concurrent_trials, trial_processes, trial_resources
 from search.director import Director, Watcher, trial_files
+from search.first import with_warm_points
 from search.folder import SearchFolder
 from search.recorded import create_ledger, open_ledger
 from search.records import TrialRecord
@@ -85,6 +86,7 @@ def start_search(
             f"{folder.path}: a search named {folder.name!r} exists already; "
             f"`spiketune resume {folder.name}` continues it, --name starts another"
         )
+    spec = with_warm_points(spec, folder)
     with interruption() as received:
         check_data(spec.base_config)
         uri = _tracking_uri(spec, folder)

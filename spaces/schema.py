@@ -28,6 +28,7 @@ _SECRET_PARAMETER = re.compile(
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Points = Annotated[tuple[dict[str, Any], ...], Field(max_length=1000, strict=False)]
 
 
 class SpecError(ValueError):
@@ -75,10 +76,20 @@ class Objective(StrictModel):
 
 
 class Sampler(StrictModel):
-    """Who proposes trials."""
+    """Who proposes trials, and what is tried first.
 
-    name: Literal["gp", "tpe", "random", "grid"] = "gp"
+    First come `points`, which may leave parameters out; then with `start_from: paper` the published
+    configurations for the recipe's data set, as near as the space has them; then the best trials
+    of the earlier searches in `warm_start`. `warm_points` are these, written down when the search
+    starts, so that it does not depend on the others any more.
+    """
+
+    name: Literal["gp", "tpe", "nsga2", "qmc", "random", "grid"] = "gp"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    points: Points = ()
+    start_from: Literal["paper"] | None = None
+    warm_start: Annotated[tuple[Name, ...], Field(max_length=20, strict=False)] = ()
+    warm_points: Points = ()
 
 
 class Stopping(StrictModel):

@@ -12,6 +12,7 @@ from spaces.expressions import ExpressionError
 from spaces.feasibility import Blocker, blockers
 from spaces.fields import FIXED_KEYS, convert, searchable_keys, trial_keys, unknown_key
 from spaces.metrics import BETTER
+from spaces.points import completed
 from spaces.problems import Path, shown
 from spaces.reading import recipe
 from spaces.space import SearchSpace
@@ -64,6 +65,7 @@ class Semantics:
         self._constraints()
         self._objectives()
         self._stopping()
+        self._points()
 
     def _mapping(self, key: str) -> dict[Any, Any]:
         value = self._tree.get(key)
@@ -238,6 +240,41 @@ class Semantics:
             message = f"must be {known[metric]} as in objectives, but got {shown(mode)}"
             self._add(("stopping", "mode"), message)
 
+    def _points(self) -> None:
+        """Check each value of the points to try first by itself."""
+        for index, point in enumerate(self._given_points()):
+            for key, value in point.items() if isinstance(point, Mapping) else ():
+                path: Path = ("sampler", "points", index, key)
+                domain = self.domains.get(key)
+                if key not in self._mapping("space"):
+                    message = f"must be a key of `space`, but got {shown(key)}"
+                    self._add(path, message, at_key=True)
+                elif domain is not None:
+                    try:
+                        typed = convert(key, value)
+                    except ValueError as error:
+                        self._add(path, str(error))
+                        continue
+                    if not domain.contains(typed):
+                        self._add(path, f"must be in {domain.describe()}, but got {shown(value)}")
+
+    def _given_points(self) -> list[Any]:
+        points = self._mapping("sampler").get("points")
+        return list(points) if isinstance(points, list | tuple) else []
+
+    def point_findings(self, space: SearchSpace) -> list[Finding]:
+        """Points to try first that no valid point agrees with; only when there are no findings."""
+        found = []
+        for index, given in enumerate(self._given_points()):
+            typed = {key: convert(key, value) for key, value in given.items()}
+            if completed(space, typed) is None:
+                rules = [p for p in space.problems(typed) if "must be set" not in p]
+                message = "must be part of a valid configuration, but no such one has these values"
+                if rules:
+                    message += f": {'; '.join(rules[:2])}"
+                found.append(Finding(("sampler", "points", index), message))
+        return found
+
     def placed(self, blocker: Blocker) -> Finding:
         """Say where in the file a rule that leaves no valid point comes from."""
         if blocker.index is not None:
@@ -265,4 +302,6 @@ def spec_findings(tree: Mapping[str, Any], *, feasibility: bool = True) -> list[
     semantics = Semantics(tree)
     if semantics.findings or not feasibility or semantics.base is None or not semantics.domains:
         return semantics.findings
-    return [semantics.placed(blocker) for blocker in blockers(semantics.search_space())]
+    space = semantics.search_space()
+    found = [semantics.placed(blocker) for blocker in blockers(space)]
+    return found or semantics.point_findings(space)

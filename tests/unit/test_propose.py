@@ -110,7 +110,7 @@ def test_what_a_sampler_remembers_changes_nothing(tmp_path: Path, sampler: str) 
         assert warm.propose(records) == make_proposer(spec, (2,)).propose(records)
 
 
-@pytest.mark.parametrize("name", ["gp", "tpe"])
+@pytest.mark.parametrize("name", ["gp", "tpe", "nsga2"])
 def test_models_prefer_what_did_well(tmp_path: Path, name: str) -> None:
     means = {}
     for name_ in (name, "random"):

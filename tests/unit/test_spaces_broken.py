@@ -52,6 +52,29 @@ CASES: list[Case] = [
     ("own tag", full("tracking: {experiment: !x y}"), 5, 24, "tags are not supported"),
     ("collection as key", full("? [a, b]\n: 1"), 5, 3, "keys must be plain text"),
     ("duplicate key", full("name: y"), 5, 1, "already set at line 1, column 1"),
+    (
+        "point of another parameter",
+        full("sampler: {points: [{model.depth: 2}, {model.width: 8}]}"),
+        5,
+        39,
+        "must be a key of `space`, but got 'model.width'",
+    ),
+    (
+        "point outside its domain",
+        full("sampler: {points: [{model.depth: 9}]}"),
+        5,
+        34,
+        "must be in int 1 … 4, but got 9",
+    ),
+    (
+        "point that rules forbid",
+        HEAD
+        + "space: {model.width: {choice: [8, 24]}, model.heads: {choice: [1, 2, 16]}}\n"
+        + "sampler:\n  points:\n    - {model.width: 8, model.heads: 16}\n",
+        7,
+        7,
+        "no such one has these values",
+    ),
     ("duplicate in flow", full("sampler: {seed: 1, seed: 2}"), 5, 20, "line 5, column 11"),
     ("leading zero", full("sampler: {seed: 010}"), 5, 17, "must not start with a zero"),
     ("unquoted pooling", full("trial: {model.pooling: 0011}"), 5, 24, "quote it ('0011')"),
