@@ -1,6 +1,7 @@
 """Sends what an earlier driver could not send."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from search.records import TrialRecord
 from search.tracking import Tracker, TrackerConfig
@@ -24,7 +25,7 @@ def sync(
     Raises:
         TrackingError: the store does not answer.
     """
-    tracker = Tracker(config)
+    tracker = Tracker(replace(config, required=True))  # someone waits for it
     tracker.start()
     tracker.catch_up(records, files)
     tracker.close(timeout_s)

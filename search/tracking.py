@@ -31,6 +31,7 @@ from search.tracking_uri import (
     resolve_uri,
     ui_command,
     ui_environment,
+    unusable,
 )
 
 if TYPE_CHECKING:
@@ -107,11 +108,12 @@ class Tracker(EventWriter):
         spool = Spool(self._config.spool_dir, self._runs.key, self._note)
         try:
             self._connect(spool)
-        except TrackingError as error:
+        except Exception as error:  # MLflow lets errors of many classes through
+            failure = self._unusable(error)
             if self._config.required:
                 spool.close()
-                raise
-            _log.warning("tracking: %s; events are kept in %s", error, spool.path)
+                raise failure from error
+            _log.warning("tracking: %s; events are kept in %s", failure, spool.path)
         self._spool = spool
         self._delivery = Delivery(spool, self._deliver, lambda error: redact(str(error)))
         self._delivery.start()
@@ -156,6 +158,9 @@ class Tracker(EventWriter):
         if self._spool is None or self._delivery is None:
             raise TrackingError("a tracker must be started before it is told anything")
         return self._spool.append(kind, time_s, body)
+
+    def _unusable(self, error: Exception) -> TrackingError:
+        return error if isinstance(error, TrackingError) else unusable(self._config.uri, error)
 
     def _connect(self, spool: Spool) -> bool:
         """Open the store; False when its runs are gone and the spool was rewound for that."""
@@ -220,10 +225,7 @@ class _Mlflow:
             raise
         # MLflow lets its own and its database driver's errors through, of many classes.
         except Exception as error:
-            raise TrackingError(
-                f"the tracking store {redact(self._config.uri)} must be usable, but: "
-                f"{redact(str(error))}"
-            ) from error
+            raise unusable(self._config.uri, error) from error
         self._opened = client
         return True
 

@@ -99,6 +99,13 @@ def is_sql(uri: str) -> bool:
     return urlsplit(uri).scheme.partition("+")[0] in ("sqlite", "postgresql", "mysql", "mssql")
 
 
+def unusable(uri: str, error: Exception) -> TrackingError:
+    """The error for a store that answers, but not as it should; without the address's secrets."""
+    return TrackingError(
+        f"the tracking store {redact(uri)} must be usable, but: {redact(str(error))}"
+    )
+
+
 def check_reachable(uri: str) -> None:
     """Find out within a few seconds whether something answers at an address.
 

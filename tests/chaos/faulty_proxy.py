@@ -29,13 +29,20 @@ class FaultyProxy:
     """
 
     def __init__(
-        self, port: int, faults: tuple[str, ...], share: float, seed: int, late_s: float = 1.0
+        self,
+        port: int,
+        faults: tuple[str, ...],
+        share: float,
+        seed: int,
+        late_s: float = 1.0,
+        only: str = "",
     ) -> None:
         self.done: Counter[str] = Counter()
         self._behind = port
         self._faults = faults
         self._share = share
         self._late_s = late_s
+        self._only = only
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._ending = threading.Event()
@@ -59,7 +66,8 @@ class FaultyProxy:
 
     def _next_fault(self, path: str) -> str:
         with self._lock:
-            is_hit = not path.endswith("/health") and self._random.random() < self._share
+            may_be_hit = self._only in path and not path.endswith("/health")
+            is_hit = may_be_hit and self._random.random() < self._share
             fault = self._random.choice(self._faults) if is_hit else "none"
             self.done[fault] += 1
             return fault

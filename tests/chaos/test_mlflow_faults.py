@@ -1,15 +1,18 @@
 """MLflow away, slow, wrong or silent: trials go on, and every point arrives exactly once."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 from fake_search import FakeSearch, assert_whole
 from faulty_proxy import FaultyProxy
-from mlflow_server import MlflowServer
+from mlflow_server import MlflowServer, free_port
 from test_driver_kills import kill_and_resume
 from tiny_search import spiketune
+
+from search.syncing import sync
+from search.tracking import Tracker, TrackerConfig, TrackingError
 
 FAULTS = ("refuse", "forget", "drop", "late", "hang", "torn")
 # What hangs is to be given up within the test.
@@ -54,6 +57,32 @@ def test_a_faulty_store_gets_everything_once(
         search = tracked_at(tmp_path, cluster, proxy.uri, "faulty")
         search.run()
         finish(search, mlflow_server, proxy)
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_store_that_fails_at_the_first_run_is_an_error_only_where_it_is_required(
+    tmp_path: Path, mlflow_server: MlflowServer, required: bool
+) -> None:
+    proxy = FaultyProxy(mlflow_server.port, ("refuse",), 1.0, seed=0, only="/runs/")
+    config = TrackerConfig(proxy.uri, "first", "first", "id-1", tmp_path / "spool", required)
+    tracker = Tracker(config)
+    try:
+        with pytest.raises(TrackingError, match="must be usable") if required else nullcontext():
+            tracker.start()
+        assert proxy.done["refuse"] > 0
+        if not required:
+            proxy.heal()
+            assert tracker.flush(60.0)
+    finally:
+        tracker.close(10.0)
+        proxy.close()
+
+
+def test_sync_says_in_seconds_that_the_store_is_away(tmp_path: Path) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    config = TrackerConfig(away, "away", "away", "id-1", tmp_path / "spool", required=False)
+    with pytest.raises(TrackingError, match="must answer"):
+        sync(config, timeout_s=300.0)
 
 
 @pytest.mark.slow
