@@ -69,7 +69,7 @@ def test_the_papers_configurations_are_tried_first(tmp_path: Path) -> None:
     assert make_proposer(spec, ()).propose([]) == found[0]
 
 
-def ended_search(tmp_path: Path, name: str = "early") -> SearchFolder:
+def ended_search(tmp_path: Path, name: str = "early", lr: float = 1e-3) -> None:
     """An earlier search of an overlapping space: trial 2 is the best one, 3 was stopped."""
     text = SPACE.replace("name: first", f"name: {name}").replace("[1, 8]", "[1, 16]")
     spec = load(tmp_path, text=text.replace("<= 8", "<= 16"))
@@ -81,13 +81,12 @@ def ended_search(tmp_path: Path, name: str = "early") -> SearchFolder:
             "model.timesteps": steps,
             "model.depth": 1,
             "model.attention": "sdt",
-            "train.lr": 1e-3,
+            "train.lr": lr,
         }
         described = distributions(spec.search_space, params)
         number = ledger.add(params, described, {}, f"{steps}").number
         ledger.report(number, 1, {"val_top1": top1}, None, Outcome(state, "made"))  # type: ignore[arg-type]
     ledger.close()
-    return folder
 
 
 def test_earlier_searches_best_are_tried_first_within_the_new_space(tmp_path: Path) -> None:
@@ -111,6 +110,10 @@ def test_several_earlier_searches_take_turns(tmp_path: Path) -> None:
     spec = load(tmp_path, "sampler.warm_start=[early, other]", "budget.trials=100")
     warm = with_warm_points(spec, SearchFolder(tmp_path / "runs", "first"))
     assert len(warm.sampler.warm_points) == 4, "the same points are tried once"
+    ended_search(tmp_path, "third", lr=2e-3)
+    spec = load(tmp_path, "sampler.warm_start=[early, third]")
+    warm = with_warm_points(spec, SearchFolder(tmp_path / "runs", "first"))
+    assert [point["train.lr"] for point in warm.sampler.warm_points] == [1e-3, 2e-3, 1e-3]
 
 
 def test_a_started_search_depends_on_the_earlier_ones_no_more(tmp_path: Path) -> None:

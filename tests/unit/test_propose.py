@@ -125,6 +125,26 @@ def test_models_prefer_what_did_well(tmp_path: Path, name: str) -> None:
     assert means[name] > means["random"] + 5.0
 
 
+def test_the_better_of_two_has_children(tmp_path: Path) -> None:
+    """Of 15 parents that differ in width alone, the best third has more than its share."""
+    text = TEN_PERCENT_VALID[: TEN_PERCENT_VALID.index("space:")] + (
+        "space:\n  model.width: {int: [8, 2000], step: 8}\nbudget: {trials: 60}\n"
+    )
+    spec = load(tmp_path, text, "sampler.name=nsga2")
+    records = [
+        record(i, [float(i)] * 2, state="finished", params={"model.width": 8 + 136 * i})
+        for i in range(15)
+    ]
+    near = 0
+    for seed in range(60):
+        seeded = load(tmp_path, text, "sampler.name=nsga2", f"sampler.seed={seed}")
+        params = make_proposer(seeded, (2,)).propose(records)
+        assert params is not None
+        near += params["model.width"] > 8 + 136 * 9.5
+    assert spec.search_space.cardinality() == 250
+    assert near > 60 / 3 + 8
+
+
 def test_tpe_models_one_rung_and_ignores_lower_ones(tmp_path: Path) -> None:
     spec = load(tmp_path, TEN_PERCENT_VALID)
     proposer = make_proposer(spec, (2,))

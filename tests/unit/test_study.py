@@ -60,6 +60,21 @@ def test_everything_is_there_after_reopening(url: str, ledger: Ledger) -> None:
     assert again.record(1).state == "running"
 
 
+def test_where_a_trial_was_spared_is_remembered_with_the_epoch(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    ledger = Ledger.create(url, "s", OBJECTIVES, {})
+    number = add(ledger)
+    ledger.report(number, 1, {"val_top1": 1.0, "energy_mj": 1.0}, spared="asha@1")
+    ledger.report(number, 2, {"val_top1": 2.0, "energy_mj": 1.0})
+    known = ledger.record(number)
+    ledger.close()
+    again = Ledger.open(url, "s", OBJECTIVES).record(number)
+    assert again == known
+    assert again.spared == known.epochs[0]
+    assert known.epochs[0].spared == "asha@1"
+    assert known.epochs[1].spared == ""
+
+
 def test_optuna_reads_the_same_values_and_best_trials(url: str, ledger: Ledger) -> None:
     for width, top1, energy in ((16, 80.0, 1.0), (32, 90.0, 2.0), (16, 70.0, 3.0)):
         number = add(ledger, width)
