@@ -263,6 +263,7 @@ def _end(director: Director, folder: SearchFolder, tracker: Tracker, *, interrup
 
 def report_search(spec: SearchSpec, folder: SearchFolder, records: list[TrialRecord]) -> Path:
     """Write the HTML report of a search."""
+    from search.insight import insight
     from search.report import write_report  # matplotlib takes a second to import
 
     manifest = folder.manifest() or {"versions": {}}
@@ -276,7 +277,8 @@ def report_search(spec: SearchSpec, folder: SearchFolder, records: list[TrialRec
         "versions": ", ".join(f"{k} {v}" for k, v in manifest["versions"].items()),
     }
     full = spec.base_config.train.total_epochs
-    write_report(folder.report, folder.name, info, records, spec.objectives, full)
+    learnt = insight(spec, records)
+    write_report(folder.report, folder.name, info, records, spec.objectives, full, learnt)
     return folder.report
 
 
