@@ -20,11 +20,12 @@ from search.cli_options import (
 )
 from search.first import with_warm_points
 from search.folder import SearchFolder, all_searches
+from search.insight import insight
 from search.progress import Progress
 from search.recorded import check_same, open_ledger
 from search.records import TrialRecord
 from search.results import best, pareto, rows, stopping_check
-from search.tables import print_results, print_savings
+from search.tables import print_insight, print_results, print_savings
 from search.wording import duration, metric_text
 from spaces.loader import load_search_space
 from spaces.schema import SearchSpec
@@ -110,12 +111,14 @@ def _resume(
 @format_option
 @runs_option
 def best_command(name: str, top: int, output: str, runs: Path) -> None:
-    """Print the leaderboard and the Pareto set of the search NAME."""
+    """Print leaderboard, Pareto set, what mattered and what to search next of the search NAME."""
     spec, _, records = open_recorded(runs, name)
     if output == "json":
         click.echo(json.dumps(best_tree(spec, name, records), indent=2))
         return
-    print_results(make_console(), spec, records, top)
+    console = make_console()
+    print_results(console, spec, records, top)
+    print_insight(console, insight(spec, records))
 
 
 @click.command("status")
@@ -156,11 +159,15 @@ def report_command(name: str, runs: Path) -> None:
 
 
 def best_tree(spec: SearchSpec, name: str, records: list[TrialRecord]) -> dict[str, Any]:
-    """What `best --format json` prints: best trial, Pareto set and all rows, full precision."""
+    """What `best --format json` prints: best trial, Pareto set, all rows, insight; full precision.
+
+    `insight` is None with too few trials.
+    """
     table = rows(records, spec.objectives)
     by_number = {row["number"]: row for row in table}
     top = best(records, spec.objectives)
     check = stopping_check(records, spec.stopping_metric, spec.stopping_mode)
+    found = insight(spec, records)
     return {
         "search": name,
         "objectives": [{"metric": o.metric, "mode": o.mode} for o in spec.objectives],
@@ -168,6 +175,7 @@ def best_tree(spec: SearchSpec, name: str, records: list[TrialRecord]) -> dict[s
         "pareto": [by_number[record.number] for record in pareto(records, spec.objectives)],
         "stopping_check": None if check is None else asdict(check),
         "trials": table,
+        "insight": found.tree() if found else None,
     }
 
 

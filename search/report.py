@@ -6,8 +6,10 @@ from html import escape
 from pathlib import Path
 
 from search import report_plots as plots
+from search.insight import Insight
 from search.records import TrialRecord
-from search.report_plots import label, number, quantity
+from search.report_insight import insight_section
+from search.report_plots import figure, label, number, quantity, short
 from search.results import ObjectiveLike, pareto, rows, saved_epochs
 from search.tracking_uri import redact
 from trainables.files import write_atomically
@@ -29,6 +31,7 @@ def write_report(
     objectives: Sequence[ObjectiveLike],
     full_epochs: int | None = None,
     stopping_note: str = "",
+    insight: Insight | None = None,
 ) -> None:
     """Write the report, replacing an older one only when it is complete.
 
@@ -40,6 +43,7 @@ def write_report(
         objectives: what was searched for, the first one leading.
         full_epochs: epochs of a trial that is not stopped; None leaves the saving out.
         stopping_note: how often early stopping was wrong, in a sentence.
+        insight: what mattered and what to search next; None leaves it out.
     """
     front = pareto(records, objectives)
     picks = _picks(front, objectives)
@@ -49,6 +53,7 @@ def write_report(
         f'<p class="lead">{_summary(records, objectives, full_epochs)} {escape(stopping_note)}</p>',
         _cards(picks, objectives),
         _plots(records, objectives, [record.number for _, record in picks]),
+        insight_section(insight) if insight else "",
         "<h2>All trials</h2>",
         '<p class="lead">Tinted rows: no other trial beats them.</p>' if front else "",
         _table(records, objectives),
@@ -176,7 +181,7 @@ def _cards(picks: Sequence[tuple[str, TrialRecord]], objectives: Sequence[Object
             if m in record.last and m not in names
         ]
         params = "".join(
-            f"<li>{escape(redact(f'{_short(k)} {_plain(v)}'))}</li>"
+            f"<li>{escape(redact(f'{short(k)} {_plain(v)}'))}</li>"
             for k, v in record.params.items()
         )
         cards.append(
@@ -193,13 +198,13 @@ def _plots(
     if not picks:
         return ""
     direction = "rises" if objectives[0].mode == "max" else "falls"
-    curves = _figure(
+    curves = figure(
         "Learning curves",
         "One line a trial.",
         plots.learning_curves(records, objectives, picks[0]),
         _key("best", ("failed", "failed")),
     )
-    progress = _figure(
+    progress = figure(
         "Best so far",
         f"The line {direction} to each new best; flat at the end: more trials would add little.",
         plots.best_so_far(records, objectives),
@@ -214,7 +219,7 @@ def _first_plot(
 ) -> str:
     nouns = [label(o.metric).split(" (")[0] for o in objectives]
     if len(objectives) > 1:
-        return _figure(
+        return figure(
             f"{nouns[0]} against {nouns[1].lower()}",
             "No trial is better than a green one in one respect without being worse in another. "
             "Trials stopped far below are left out. A point leads to its row.",
@@ -223,19 +228,11 @@ def _first_plot(
         )
     if not any("params_m" in r.last for r in records):
         return ""
-    return _figure(
+    return figure(
         f"{nouns[0]} against size",
         "What more parameters buy. A point leads to its row.",
         plots.against_size(records, objectives),
         _key("best"),
-    )
-
-
-def _figure(title: str, caption: str, svg: str, key: str) -> str:
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
-    return (
-        f"<figure><h2>{escape(title)}</h2><figcaption>{escape(caption)}</figcaption>{key}"
-        f"{svg}</figure>"
     )
 
 
@@ -252,7 +249,7 @@ def _table(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) 
     metrics = [o.metric for o in objectives]
     metrics += [m for m in ("params_m",) if m not in metrics and any(m in r.last for r in records)]
     keys = list(dict.fromkeys(key for r in records for key in r.params))
-    heads = ["Rank", "Trial", "Ended", "Epochs", *map(label, metrics), *map(_short, keys)]
+    heads = ["Rank", "Trial", "Ended", "Epochs", *map(label, metrics), *map(short, keys)]
     cells = "".join(
         f"<th{' class=text' if head == 'Ended' else ''}>{escape(head)}</th>" for head in heads
     )
@@ -287,10 +284,6 @@ def _facts(info: Mapping[str, str]) -> str:
 
 def _link(record: TrialRecord) -> str:
     return f'<a href="#t{record.name}">{record.name}</a>'
-
-
-def _short(key: str) -> str:
-    return key.rpartition(".")[2].replace("_", " ")
 
 
 def _plain(value: object) -> str:

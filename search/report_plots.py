@@ -3,7 +3,9 @@
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from itertools import accumulate
 from typing import Any
 
@@ -17,7 +19,7 @@ from search.records import TrialRecord, TrialState
 from search.results import ObjectiveLike, pareto, rank, values
 
 # Stand-ins that become CSS variables, so that one drawing is legible on light and dark pages.
-_COLOURS = {
+COLOURS = {
     "ink": "#010101",
     "quiet": "#010102",
     "grid": "#010103",
@@ -45,13 +47,13 @@ _STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _COLOURS["grid"],
-    "axes.labelcolor": _COLOURS["quiet"],
-    "xtick.color": _COLOURS["quiet"],
-    "ytick.color": _COLOURS["quiet"],
-    "text.color": _COLOURS["ink"],
+    "axes.edgecolor": COLOURS["grid"],
+    "axes.labelcolor": COLOURS["quiet"],
+    "xtick.color": COLOURS["quiet"],
+    "ytick.color": COLOURS["quiet"],
+    "text.color": COLOURS["ink"],
     "axes.grid": True,
-    "grid.color": _COLOURS["grid"],
+    "grid.color": COLOURS["grid"],
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "xtick.major.size": 0,
@@ -82,6 +84,20 @@ def quantity(metric: str, value: float) -> str:
     return f"{number(metric, value)}\u202f{unit}" if unit else number(metric, value)
 
 
+def short(key: str) -> str:
+    """A dotted key's last part in words."""
+    return key.rpartition(".")[2].replace("_", " ")
+
+
+def figure(title: str, caption: str, drawing: str, key: str) -> str:
+    """A plot with its title, caption and key as HTML."""
+    drawing = drawing.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
+    return (
+        f"<figure><h2>{escape(title)}</h2><figcaption>{escape(caption)}</figcaption>{key}"
+        f"{drawing}</figure>"
+    )
+
+
 def trade_off(
     records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike], picks: Sequence[int]
 ) -> str:
@@ -103,13 +119,13 @@ def trade_off(
             axes.plot(
                 [p[0] for p in line],
                 [p[1] for p in line],
-                color=_COLOURS["front"],
+                color=COLOURS["front"],
                 lw=1.6,
                 alpha=0.6,
                 drawstyle="steps-post" if objectives[1].mode == "min" else "steps-pre",
             )
 
-    return _svg("front", 3.6, draw)
+    return svg("front", 3.6, draw)
 
 
 def against_size(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> str:
@@ -120,7 +136,7 @@ def against_size(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveL
     def draw(axes: Axes) -> None:
         _draw_front(axes, records, first, "params_m", y)
 
-    return _svg("size", 3.6, draw)
+    return svg("size", 3.6, draw)
 
 
 def learning_curves(
@@ -135,7 +151,7 @@ def learning_curves(
             axes.add_collection(
                 LineCollection(
                     [curve for curve in curves if len(curve) > 1],
-                    colors=_COLOURS[state],
+                    colors=COLOURS[state],
                     linewidths=width,
                     alpha=0.55,
                 )
@@ -145,14 +161,14 @@ def learning_curves(
                 [x for x, _ in single],
                 [y for _, y in single],
                 s=6,
-                color=_COLOURS[state],
+                color=COLOURS[state],
                 alpha=0.7,
                 linewidths=0,
             )
         chosen = next((r for r in records if r.number == best_number), None)
         if chosen is not None:
             curve = _curve(chosen, metric)
-            axes.plot([x for x, _ in curve], [y for _, y in curve], color=_COLOURS["front"], lw=2.2)
+            axes.plot([x for x, _ in curve], [y for _, y in curve], color=COLOURS["front"], lw=2.2)
             if curve:
                 axes.annotate(
                     chosen.name,
@@ -160,7 +176,7 @@ def learning_curves(
                     (0, 6),
                     textcoords="offset points",
                     ha="right",
-                    color=_COLOURS["front"],
+                    color=COLOURS["front"],
                     fontweight="bold",
                 )
         axes.autoscale()
@@ -168,7 +184,7 @@ def learning_curves(
         axes.set_ylabel(label(metric))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    return _svg("curves", 3.3, draw)
+    return svg("curves", 3.3, draw)
 
 
 def best_so_far(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> str:
@@ -194,14 +210,14 @@ def best_so_far(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLi
             [time for time, _ in points.values()],
             bests,
             where="post",
-            color=_COLOURS["front"],
+            color=COLOURS["front"],
             lw=2.0,
         )
         _focus(axes, [points[r.number] for _, r, _ in ended if r.state == "finished"])
         axes.set_xlabel(f"Time since the start ({unit})")
         axes.set_ylabel(label(objective.metric))
 
-    return _svg("best", 3.3, draw)
+    return svg("best", 3.3, draw)
 
 
 def _draw_front(
@@ -219,8 +235,8 @@ def _draw_front(
         [points[r.number][0] for r in front],
         [points[r.number][1] for r in front],
         s=46,
-        color=_COLOURS["front"],
-        edgecolors=_COLOURS["panel"],
+        color=COLOURS["front"],
+        edgecolors=COLOURS["panel"],
         linewidths=1.0,
         zorder=4,
     )
@@ -263,7 +279,7 @@ def _name_points(axes: Axes, points: Sequence[tuple[tuple[float, float], TrialRe
                 (-5, 5),
                 textcoords="offset points",
                 ha="right",
-                color=_COLOURS["front"],
+                color=COLOURS["front"],
                 fontweight="bold",
                 fontsize=9,
             )
@@ -280,7 +296,7 @@ def _scatter(
             [points[r.number][1] for r in shown],
             s=size,
             marker=marker,
-            color=_COLOURS[state],
+            color=COLOURS[state],
             alpha=0.65,
             linewidths=0,
         )
@@ -297,9 +313,19 @@ def _curve(record: TrialRecord, metric: str) -> list[tuple[float, float]]:
     return points[:-1:stride] + points[-1:]
 
 
-def _svg(name: str, height_in: float, draw: Callable[[Axes], None]) -> str:
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(5.2, height_in), layout="constrained")
+def svg(name: str, height_in: float, draw: Callable[[Axes], None], width_in: float = 5.2) -> str:
+    """A drawing as SVG.
+
+    Args:
+        name: of its own on the page.
+        height_in: inches.
+        draw: draws on the only axes.
+        width_in: inches.
+    """
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        # The reader's font draws the text, not ours.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
         draw(figure.add_subplot())
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None})
@@ -310,7 +336,7 @@ def _svg(name: str, height_in: float, draw: Callable[[Axes], None]) -> str:
     text = re.sub(r'<g id="[^"]+">', "<g>", text).replace("xlink:href", "href")
     text = text.replace(' id="', f' id="{name}-').replace("url(#", f"url(#{name}-")
     text = re.sub(r'href="#(?!t\d)', f'href="#{name}-', text)
-    for variable, colour in _COLOURS.items():
+    for variable, colour in COLOURS.items():
         text = text.replace(colour, f"var(--{variable})")
     background = '<rect width="0" height="0"/>'
     return re.sub(r'<path d="[^"]*" style="fill: #ffffff[^"]*"/>', background, text)

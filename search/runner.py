@@ -266,6 +266,7 @@ def _end(director: Director, folder: SearchFolder, tracker: Tracker, *, interrup
 
 def report_search(spec: SearchSpec, folder: SearchFolder, records: list[TrialRecord]) -> Path:
     """Write the HTML report of a search."""
+    from search.insight import insight
     from search.report import write_report  # matplotlib takes a second to import
 
     manifest = folder.manifest() or {"versions": {}}
@@ -280,7 +281,8 @@ def report_search(spec: SearchSpec, folder: SearchFolder, records: list[TrialRec
     }
     full = spec.base_config.train.total_epochs
     note = check_text(records, spec.stopping_metric, spec.stopping_mode)
-    write_report(folder.report, folder.name, info, records, spec.objectives, full, note)
+    learnt = insight(spec, records)
+    write_report(folder.report, folder.name, info, records, spec.objectives, full, note, learnt)
     return folder.report
 
 

@@ -6,10 +6,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from search.effects import Importance, doubt
+from search.insight import Insight
 from search.records import TrialRecord
 from search.results import pareto, rank, saved_epochs
-from search.wording import STATE_STYLES, check_text, describe_params, metric_text
+from search.wording import STATE_STYLES, check_text, describe_params, metric_text, printable
 from spaces.schema import SearchSpec
+
+_BAR = 20  # characters of all importance
 
 
 def print_results(
@@ -45,6 +49,38 @@ def print_savings(console: Console, spec: SearchSpec, records: Sequence[TrialRec
         console.print(checked)
 
 
+def print_insight(console: Console, found: Insight | None) -> None:
+    """Which parameters mattered, and what to search next; nothing with too few trials."""
+    if found is None:
+        return
+    for finding in found.objectives:
+        console.print()
+        console.print(_importances(finding.metric, finding.importances))
+    console.print(found.basis)
+    if found.hints:
+        console.print("\nWhat to search next", style="bold")
+    for hint in found.hints:
+        console.print(Text(f"  {printable(hint.text)}"))
+
+
+def _importances(metric: str, importances: Sequence[Importance]) -> Table:
+    title = f"What mattered for {metric}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in ("parameter", "importance"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in importances:
+        share = "-" if row.share is None else f"{row.share:.0%}"
+        table.add_row(
+            Text(printable(row.parameter)),
+            "█" * round(_BAR * (row.share or 0.0)),
+            share,
+            doubt(row),
+        )
+    return table
+
+
 def _table(
     title: str, spec: SearchSpec, shown: Sequence[TrialRecord], records: Sequence[TrialRecord]
 ) -> Table:
@@ -63,6 +99,6 @@ def _table(
             *(metric_text(o.metric, record.last[o.metric], named=False) for o in spec.objectives),
             str(len(record.epochs)),
             Text(record.state, style=STATE_STYLES[record.state]),
-            describe_params(record.params),
+            Text(describe_params(record.params)),
         )
     return table

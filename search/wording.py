@@ -50,6 +50,12 @@ def value_text(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def printable(value: object) -> str:
+    """A parameter's value as one line that no terminal acts upon."""
+    text = value_text(value)
+    return text if text.isprintable() else repr(text)
+
+
 def duration(seconds: float) -> str:
     """Seconds as `42s`, `3m12s`, `2h05m` or `4d06h`."""
     whole = round(seconds)
