@@ -14,6 +14,7 @@ REPORTED = (
     "params_m", "images_per_s", "peak_memory_mib", "epoch_s",
 )  # fmt: skip
 SETTLED_STEPS = 100
+LATEST = 8  # four rounds of two trials
 
 
 @dataclass
@@ -187,8 +188,12 @@ class Oracle:
             for t in self.trials
             if len(t.epochs) >= epoch and (t.spared_at is None or t.spared_at >= epoch)
         ]
-        ahead = [t for t in reached if t is not trial and self._ahead(t, trial, epoch)]
-        return len(ahead) >= max(1, len(reached) // 2)
+        latest = [t for t in reached if t.number <= trial.number][-LATEST:]
+        return any(self._behind(trial, group, epoch) for group in (reached, latest))
+
+    def _behind(self, trial: NaiveTrial, group: list[NaiveTrial], epoch: int) -> bool:
+        ahead = [t for t in group if t is not trial and self._ahead(t, trial, epoch)]
+        return len(ahead) >= max(1, len(group) // 2)
 
     def _ahead(self, other: NaiveTrial, trial: NaiveTrial, epoch: int) -> bool:
         broken = self._broken(other.epochs[epoch - 1]), self._broken(trial.epochs[epoch - 1])
