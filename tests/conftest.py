@@ -17,6 +17,14 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _ray_folder() -> Iterator[None]:
+    from tiny_search import RAY_FOLDER
+
+    yield
+    shutil.rmtree(RAY_FOLDER, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated database: making one takes seconds, copying it does not."""

@@ -1,13 +1,10 @@
 """The cluster that the searches of fake trials share: starting one takes as long as a search."""
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from fake_search import worker_environment
 from processes import ray_cluster
-from tiny_search import environment
 
 # A search starts the workers it needs; starting others takes time from it.
 ENVIRONMENT = {**worker_environment(), "RAY_enable_worker_prestart": "0"}
@@ -18,9 +15,3 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a running Ray cluster with two CPUs."""
     with ray_cluster(tmp_path_factory.mktemp("cluster"), 2, ENVIRONMENT) as address:
         yield address
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _ray_folder() -> Iterator[None]:
-    yield
-    shutil.rmtree(environment(Path("/tmp"))["RAY_TMPDIR"], ignore_errors=True)

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -97,7 +98,7 @@ def files_below(*folders: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def ray_folder() -> Iterator[Path]:
-    folder = Path(environment(Path("/tmp"))["RAY_TMPDIR"])
+    folder = Path(tempfile.mkdtemp(prefix="st", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -120,7 +121,12 @@ def searched(
         done = subprocess.run(
             [*program, *(part.format(space=space) for part in arguments)],
             cwd=work,
-            env={**environment(work), "PYTHONPATH": str(FAKE.parent), **variables},
+            env={
+                **environment(work),
+                "RAY_TMPDIR": str(ray_folder),
+                "PYTHONPATH": str(FAKE.parent),
+                **variables,
+            },
             capture_output=True,
             timeout=TIMEOUT_S,
             check=False,

@@ -1,10 +1,8 @@
 """The main job end to end: real Ray, real training, real MLflow stores, real ledger."""
 
 import os
-import shutil
 import signal
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -13,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_server import MlflowServer
 from processes import ray_cluster, wait_for, worker_of
-from tiny_search import environment, running, spiketune, spiketune_json, write_space
+from tiny_search import running, spiketune, spiketune_json, write_space
 
 from search.records import EpochRecord, TrialRecord
 from search.results import pareto
@@ -29,12 +27,6 @@ OBJECTIVES = (
 SERIAL = ("--set", "resources.concurrent=1")
 EPOCHS = 4  # as in the tiny search
 LONG = 12
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray_folder() -> Iterator[None]:
-    yield
-    shutil.rmtree(environment(Path("/tmp"))["RAY_TMPDIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

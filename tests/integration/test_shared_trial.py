@@ -1,16 +1,14 @@
 """Several processes that train one network: on this machine, and in a trial by Ray Train."""
 
 import multiprocessing
-import shutil
 import signal
-from collections.abc import Iterator
 from os import kill
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tiny_search import environment, spiketune, spiketune_json, write_space
+from tiny_search import spiketune, spiketune_json, write_space
 
 from search.cli import main
 from trainables import checkpoint as checkpoints
@@ -25,12 +23,6 @@ TINY: dict[str, Any] = {
     },
     "train": {"epochs": 3, "cooldown_epochs": 0, "warmup_epochs": 0, "lr": 5e-3, "device": "cpu"},
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray_folder() -> Iterator[None]:
-    yield
-    shutil.rmtree(environment(Path("/tmp"))["RAY_TMPDIR"], ignore_errors=True)
 
 
 def test_a_lost_process_ends_the_training_and_the_next_start_continues(tmp_path: Path) -> None:

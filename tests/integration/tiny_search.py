@@ -33,6 +33,9 @@ budget: {trials: 6}
 resources: {cpus: 1, concurrent: 2}
 tracking: {experiment: tiny}
 """
+# Short, for sockets lie below it, and one for all tests of a process: those that share a cluster
+# have it here, so it goes only after the last of them.
+RAY_FOLDER = Path(f"/tmp/st{os.getpid()}")
 
 
 def write_space(folder: Path) -> Path:
@@ -43,10 +46,9 @@ def write_space(folder: Path) -> Path:
 
 def environment(folder: Path) -> dict[str, str]:
     """Our environment with all of Ray's files below a short temporary folder."""
-    ray_folder = Path(f"/tmp/st{os.getpid()}")
-    ray_folder.mkdir(exist_ok=True)
+    RAY_FOLDER.mkdir(exist_ok=True)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("SPIKETUNE_", "MLFLOW_TR"))}
-    return {**kept, "RAY_TMPDIR": str(ray_folder), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+    return {**kept, "RAY_TMPDIR": str(RAY_FOLDER), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
 
 
 def command(*arguments: str) -> list[str]:
