@@ -363,7 +363,7 @@ def test_a_whole_search_ends_clearly_and_resumes(
     assert "Traceback" not in said
     disk.empty()
     before = open_and_close(SearchFolder(runs, "tiny"))
-    again = fake_search(tmp_path, runs, "resume")
+    again = fake_search(tmp_path, runs, "resume", space)
     _, said = again.communicate(timeout=SEARCH_S)
     assert again.returncode == 0, said
     after = open_and_close(SearchFolder(runs, "tiny"))
