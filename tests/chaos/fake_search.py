@@ -54,7 +54,7 @@ tracking: {experiment: chaos}
 """
 EPOCHS, GRACE, FACTOR = 4, 1, 2
 RECENT = 4 * FACTOR
-END_S = 240  # far more than anything here takes, also on a busy machine
+END_S = 600  # far more than anything here takes, also on a busy machine
 PRELOADED = [
     "fake_trial",
     "search.runner",

@@ -13,6 +13,8 @@ from typing import Any
 from mlflow_server import free_port
 from tiny_search import environment
 
+PATIENCE_S = 600  # only ends what hangs: other work may slow a search down tenfold
+
 
 @contextmanager
 def ray_cluster(
@@ -59,7 +61,7 @@ def kill_all(parent: int) -> None:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "the condition was not met in time"

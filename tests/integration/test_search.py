@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_server import MlflowServer
-from processes import ray_cluster, wait_for, worker_of
+from processes import PATIENCE_S, ray_cluster, wait_for, worker_of
 from tiny_search import running, spiketune, spiketune_json, write_space
 
 from search.records import EpochRecord, TrialRecord
@@ -173,13 +173,9 @@ def measured(epochs: tuple[EpochRecord, ...]) -> list[tuple[float, ...]]:
     return [tuple(e.metrics[name] for name in names) for e in epochs]
 
 
+@pytest.mark.slow  # with trials that do not train: tests/chaos/test_signals.py
 @pytest.mark.parametrize(
-    ("number", "code"),
-    [
-        (signal.SIGINT, 130),
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
-    ],
-    ids=["int", "term"],
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
 )
 def test_a_signal_ends_in_order_and_resume_completes(
     tmp_path: Path, number: signal.Signals, code: int
@@ -189,7 +185,7 @@ def test_a_signal_ends_in_order_and_resume_completes(
     with running(tmp_path, "search", space, *long, "--set", "budget.trials=3") as process:
         wait_for(lambda: num_epochs(tmp_path) >= 3, process)
         os.kill(process.pid, number)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code, output
     assert "spiketune resume tiny" in output
     assert "Traceback" not in output
@@ -214,7 +210,7 @@ def test_a_killed_worker_costs_an_attempt_not_the_trial(tmp_path: Path) -> None:
     with running(tmp_path, "search", space, *long, "--set", "budget.trials=2") as process:
         wait_for(lambda: num_epochs(tmp_path) >= 3, process)
         os.kill(worker_of(process.pid), signal.SIGKILL)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     records = records_of(tmp_path)
     assert [r.state for r in records] == ["finished"] * 2
@@ -223,6 +219,7 @@ def test_a_killed_worker_costs_an_attempt_not_the_trial(tmp_path: Path) -> None:
     assert_tracked_exactly(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}", records)
 
 
+@pytest.mark.slow  # with trials that do not train: tests/chaos/test_mlflow_faults.py
 def test_over_http_on_a_cluster_that_runs(tmp_path: Path, mlflow_server: MlflowServer) -> None:
     space = str(write_space(tmp_path))
     with ray_cluster(tmp_path) as address:

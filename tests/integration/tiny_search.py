@@ -56,7 +56,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def spiketune(
-    folder: Path, *arguments: str, code: int = 0, timeout_s: float = 300
+    folder: Path, *arguments: str, code: int = 0, timeout_s: float = 600
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end and expect an exit status."""
     done = subprocess.run(
