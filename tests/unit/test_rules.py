@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from records import record
+from scipy.stats import spearmanr
 
 from search.halving import Asha, Hyperband, MultiObjectiveAsha, best_of, rank_correlation
 from search.records import TrialRecord
@@ -171,6 +172,9 @@ def test_ranks_that_are_all_the_same_say_nothing() -> None:
     assert rank_correlation(rising, same) is None
     assert rank_correlation(rising, rising**3) == pytest.approx(1.0)
     assert rank_correlation(rising[:5], rising[:5]) is None
+    tied = np.floor(rising / 3.0)
+    expected = spearmanr(tied, -rising % 7).statistic
+    assert rank_correlation(tied, -rising % 7) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_share_of_what_would_be_stopped_runs_on_and_changes_nothing_for_the_others() -> None:
