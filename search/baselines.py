@@ -6,7 +6,7 @@ The stock ones are driven through Ray's own classes: `OptunaSearch` and the brac
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import optuna
@@ -127,6 +127,8 @@ def make_policy(
     grace: int | Literal["auto"] = "auto",
     factor: int = 3,
     check_share: float = 0.0,
+    *,
+    cost_aware: bool = False,
 ) -> Policy:
     """Put together what decides a simulated search.
 
@@ -138,6 +140,7 @@ def make_policy(
         grace: epochs before the first comparison.
         factor: of successive halving.
         check_share: of the trials to be stopped that run on.
+        cost_aware: whether gains are weighed against seconds, which the table tells.
 
     Raises:
         InputError: a name is unknown, or the two do not go together.
@@ -165,6 +168,10 @@ def make_policy(
     )
     rungs = () if stopping == "none" and sampler != STOCK else course.rungs
     problem = Problem(table.space(), (objective,), (), (*rungs, full), seed)
+    if cost_aware:
+        if sampler != "gp":
+            raise InputError(f"only gp weighs gains against cost, but got {sampler!r}")
+        problem = replace(problem, cost_s=lambda params: float(table.curve(params).times_s[-1]))
     if sampler == STOCK:
         return StockPolicy(problem, stops=stopping != "none", factor=factor)
     return OwnPolicy(proposer_for(sampler, problem), make_rule(stopping, course, check_share))

@@ -23,6 +23,7 @@ PERCENT = 100.0
     default=0.0,
     help="Share of the trials to be stopped that run on.",
 )
+@click.option("--cost-aware", is_flag=True, help="Weigh gains against seconds (gp only).")
 @click.option("--task", "tasks", multiple=True, help="Only this task of the table. Repeatable.")
 @click.option("--workers", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--seeds", type=click.IntRange(1), default=10, show_default=True, help="How many.")
@@ -51,6 +52,8 @@ def simulate_command(
     stragglers: float,
     picture: Path | None,
     output: str,
+    *,
+    cost_aware: bool,
 ) -> None:
     """Measure a sampler with a stopping rule on the learning curves in TABLE (.npz).
 
@@ -62,7 +65,7 @@ def simulate_command(
     from search.simulate import Conditions
 
     conditions = Conditions(workers, budget, failures, stragglers)
-    method = Method(sampler, stopping, grace, check_share)
+    method = Method(sampler, stopping, grace, check_share, cost_aware=cost_aware)
     summary = measure(method, load_tables(table, tasks), range(seeds), conditions)
     if picture is not None:
         plot([summary], picture)

@@ -1,5 +1,6 @@
 """What a sampler is given of a search."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ class Problem:
         levels: epochs at which results are compared, ascending; the last is the full budget.
         seed: of all draws.
         trials: how many there will be at most; None when only time ends the search.
+        cost_s: predicts the seconds that a point takes, up to a factor; None: all cost the same.
     """
 
     space: SearchSpace
@@ -29,3 +31,4 @@ class Problem:
     levels: tuple[int, ...]
     seed: int
     trials: int | None = None
+    cost_s: Callable[[Params], float] | None = None

@@ -5,7 +5,7 @@ search run one trial at a time proposes exactly what an uninterrupted one does. 
 keeps between calls only saves it from reading the same records again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import optuna
@@ -18,6 +18,7 @@ from search.propose_random import GridProposer, RandomProposer
 from search.propose_tpe import TPEProposer, distribution, distributions
 from search.records import TrialRecord
 from spaces.schema import SearchSpec
+from trainables.cost import predict_epoch_s, training_images
 
 __all__ = ["PROPOSERS", "Params", "Problem", "Proposer", "distribution", "distributions"]
 
@@ -46,10 +47,19 @@ def make_proposer(spec: SearchSpec, rungs: Sequence[int]) -> Proposer:
         (*rungs, spec.base_config.train.total_epochs),
         spec.sampler.seed,
         spec.budget.trials,
+        _epoch_s(spec) if spec.sampler.cost_aware else None,
     )
     sampler = proposer_for(spec.sampler.name, problem)
     points = first_points(spec)
     return FirstPoints(points, spec.search_space, sampler) if points else sampler
+
+
+def _epoch_s(spec: SearchSpec) -> Callable[[Params], float]:
+    def predict(params: Params) -> float:
+        config = spec.trial_config(params)
+        return predict_epoch_s(config, training_images(config.data))
+
+    return predict
 
 
 def proposer_for(name: str, problem: Problem) -> Proposer:

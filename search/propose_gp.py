@@ -1,7 +1,7 @@
 """The rung-aware Gaussian process sampler."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ NUM_CENTRES = 10
 NEAR_SCALE = (0.02, 0.2)  # steps beside good points, in ranges of a parameter
 NEAR_SHARES = (0.3, 1.0)  # of parameters that such a step changes
 CHECKED = 32
+WEIGHED = 256  # candidates whose costs are predicted, where they count
 _LEAST_WEIGHT = 0.05
 
 
@@ -31,8 +32,9 @@ class GaussianProposer(RandomProposer):
     from all that trials have shown so far. Of points drawn anywhere and beside the best ones, the
     proposal is the one of the lowest bound, every proposal with an optimism of its own, so that
     many workers do not try the same. What runs counts with what is expected of it. One proposal in
-    ten is random. Several objectives are weighed anew for each proposal; failed trials and those
-    that break an outcome constraint count as bad.
+    ten is random. Where the problem has a cost, of the points with the lowest bounds it is the one
+    that may gain most a second. Several objectives are weighed anew for each proposal; failed
+    trials and those that break an outcome constraint count as bad.
 
     Source: ladder of levels, see `search/ladder.py`; random optimism: Berk et al., 2021
     (arXiv 2006.04296); weights: Knowles, ParEGO, 2006.
@@ -55,13 +57,23 @@ class GaussianProposer(RandomProposer):
         badness = self._badness(rng)
         if np.isfinite(badness[:, :1]).sum() < self._need or rng.random() < RANDOM_SHARE:
             return fresh(self._space, seen, rng)
-        rows = self._ranked(badness, rng)[:CHECKED]
-        for row in rows:
-            params = self._encoder.decode(row)
-            if not self._space.problems(params) and self._space.key(params) not in seen:
-                return self._space.typed(params)
+        rows, gains = self._ranked(badness, rng)
+        cost_s = self._problem.cost_s
+        candidates = self._usable(rows[: WEIGHED if cost_s else CHECKED], gains, seen)
+        best = _paying(candidates, cost_s) if cost_s else next(candidates, (None, 0.0))[0]
+        if best is not None:
+            return best
         near = self._space.repair(self._encoder.decode(rows[0]), rng)
         return around(self._space, near, seen, rng)
+
+    def _usable(
+        self, rows: Floats, gains: Floats, seen: set[str]
+    ) -> Iterator[tuple[Params, float]]:
+        """Candidates that are valid and new, with their gains."""
+        for row, gain in zip(rows, gains.tolist(), strict=False):
+            params = self._encoder.decode(row)
+            if not self._space.problems(params) and self._space.key(params) not in seen:
+                yield self._space.typed(params), gain
 
     def _badness(self, rng: np.random.Generator) -> Floats:
         """How bad each trial is at each level by weights drawn for this proposal [N, L]."""
@@ -83,8 +95,8 @@ class GaussianProposer(RandomProposer):
         lost: NDArray[np.bool_] = broken | (self._evidence.states == FAILED)
         return lost
 
-    def _ranked(self, badness: Floats, rng: np.random.Generator) -> Floats:
-        """Candidates, most promising first [A, P]."""
+    def _ranked(self, badness: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        """Candidates, most promising first [A, P], and what each may gain on the best [A]."""
         rows, states = self._evidence.rows, self._evidence.states
         features = self._encoder.features(rows)
         unknown = ~np.isfinite(badness).any(axis=1)
@@ -103,7 +115,20 @@ class GaussianProposer(RandomProposer):
         means, variances = ladder.predict(self._encoder.features(candidates))
         optimism = OPTIMISM * abs(rng.normal())
         bound = means - optimism * np.sqrt(variances)
-        return candidates[np.argsort(bound, kind="stable")]
+        order = np.argsort(bound, kind="stable")
+        return candidates[order], expected.min() - bound[order]
+
+
+def _paying(
+    candidates: Iterable[tuple[Params, float]], cost_s: Callable[[Params], float]
+) -> Params | None:
+    """The candidate of the largest gain a predicted second; None of none."""
+    best, most = None, -math.inf
+    for params, gain in candidates:
+        paid = gain / cost_s(params) if gain > 0.0 else gain
+        if paid > most:
+            best, most = params, paid
+    return best
 
 
 def _weighed(shown: Floats, weights: Floats) -> Floats:

@@ -25,17 +25,20 @@ class Method:
         stopping: the rule's.
         grace: epochs before the first comparison; None for `auto`.
         check_share: of the trials to be stopped that run on.
+        cost_aware: whether gains are weighed against the seconds that a trial takes.
     """
 
     sampler: str
     stopping: str
     grace: int | None = None
     check_share: float = 0.0
+    cost_aware: bool = False
 
     @property
     def name(self) -> str:
         """For tables: `gp + asha`."""
-        return f"{self.sampler} + {self.stopping}"
+        sampler = f"{self.sampler} by cost" if self.cost_aware else self.sampler
+        return f"{sampler} + {self.stopping}"
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def measure(
                 seed,
                 method.grace or "auto",
                 check_share=method.check_share,
+                cost_aware=method.cost_aware,
             )
             runs.append(simulate(table, policy, conditions, seed))
         told(f"{method.name}: {table.name}")

@@ -81,11 +81,13 @@ class Sampler(StrictModel):
     First come `points`, which may leave parameters out; then with `start_from: paper` the published
     configurations for the recipe's data set, as near as the space has them; then the best trials
     of the earlier searches in `warm_start`. `warm_points` are these, written down when the search
-    starts, so that it does not depend on the others any more.
+    starts, so that it does not depend on the others any more. With `cost_aware` what a trial may
+    gain is weighed against the seconds that it is predicted to take.
     """
 
     name: Literal["gp", "tpe", "nsga2", "qmc", "random", "grid"] = "gp"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    cost_aware: bool = False
     points: Points = ()
     start_from: Literal["paper"] | None = None
     warm_start: Annotated[tuple[Name, ...], Field(max_length=20, strict=False)] = ()

@@ -65,6 +65,7 @@ class Semantics:
         self._constraints()
         self._objectives()
         self._stopping()
+        self._cost_aware()
         self._points()
 
     def _mapping(self, key: str) -> dict[Any, Any]:
@@ -239,6 +240,12 @@ class Semantics:
         if mode in {"max", "min"} and known.get(metric, mode) != mode:
             message = f"must be {known[metric]} as in objectives, but got {shown(mode)}"
             self._add(("stopping", "mode"), message)
+
+    def _cost_aware(self) -> None:
+        sampler = self._mapping("sampler")
+        name = sampler.get("name", "gp")
+        if sampler.get("cost_aware") is True and name != "gp":
+            self._add(("sampler", "cost_aware"), f"must be false for {shown(name)}: only gp can")
 
     def _points(self) -> None:
         """Check each value of the points to try first by itself."""

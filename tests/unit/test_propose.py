@@ -1,5 +1,6 @@
 """Proposals: valid, distinct, a pure function of seed and results."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from records import record
 from search.propose import PROPOSERS, Params, make_proposer
 from search.records import TrialRecord
 from spaces import SearchSpec, load_search_space
+from trainables.cost import predict_epoch_s, training_images
 
 TEN_PERCENT_VALID = """
 name: sparse
@@ -48,15 +50,17 @@ def quality(params: Params) -> float:
     return float(params["model.width"]) - 10.0 * abs(params["model.timesteps"] - 4)
 
 
-def propose_all(spec: SearchSpec, trials: int) -> list[TrialRecord]:
-    """Run a search one trial at a time; every trial reports its quality at once."""
+def propose_all(
+    spec: SearchSpec, trials: int, score: Callable[[Params], float] = quality
+) -> list[TrialRecord]:
+    """Run a search one trial at a time; every trial reports its score at once."""
     proposer = make_proposer(spec, (2,))
     records: list[TrialRecord] = []
     for number in range(trials):
         params = proposer.propose(records)
         if params is None:
             break
-        values = [quality(params)] * 8
+        values = [score(params)] * 8
         records.append(record(number, values, state="finished", params=params))
     return records
 
@@ -245,3 +249,16 @@ def test_gp_learns_from_running_trials_and_does_not_repeat_them(tmp_path: Path) 
     early = [quality(r.params) for r in records[:10]]
     assert sum(late) / 20 > sum(early) / 10
     assert len({spec.search_space.key(r.params) for r in records}) == 40
+
+
+def test_what_may_gain_is_weighed_against_what_it_costs(tmp_path: Path) -> None:
+    spent = {}
+    for aware in ("false", "true"):
+        spec = load(tmp_path, TEN_PERCENT_VALID, "sampler.name=gp", f"sampler.cost_aware={aware}")
+        records = propose_all(spec, 40, lambda params: float(params["model.heads"]))
+        space = spec.search_space
+        assert not any(space.problems(dict(r.params)) for r in records)
+        assert len({space.key(r.params) for r in records}) == 40
+        configs = [spec.trial_config(dict(r.params)) for r in records[12:]]
+        spent[aware] = sum(predict_epoch_s(c, training_images(c.data)) for c in configs)
+    assert spent["true"] < 0.8 * spent["false"]

@@ -271,3 +271,13 @@ def test_published_tables_are_read(name: str) -> None:
             curve = table.curve(table.space().sample(np.random.default_rng(0)))
             assert (np.diff(curve.times_s) >= 0).all()
             assert np.isfinite(curve.values[0])
+
+
+def test_the_cost_of_a_simulated_trial_is_its_tables(table: CurveTable) -> None:
+    runs = [
+        simulate(table, make_policy(table, "gp", "none", 3, cost_aware=aware), Conditions(), 3)
+        for aware in (False, True)
+    ]
+    assert len(runs[1].records) > len(runs[0].records)
+    with pytest.raises(InputError, match="only gp"):
+        make_policy(table, "tpe", "none", 3, cost_aware=True)

@@ -118,6 +118,7 @@ CASES: list[Case] = [
     ("no objectives", full("objectives: []"), 5, 13, "at least 1"),
     ("stopping mode", full("stopping: {metric: val_top1, mode: min}"), 5, 36, "as in objectives"),
     ("stopping direction", full("stopping: {metric: firing_rate}"), 5, 20, "mode: max"),
+    ("cost", full("sampler: {name: tpe, cost_aware: true}"), 5, 34, "only gp can"),
     ("reduction factor", full("stopping: {reduction_factor: 1}"), 5, 30, ">= 2"),
     ("gpus", full("resources: {gpus: some}"), 5, 19, "`auto` or a number"),
     ("password", full("tracking: {uri: 'https://u:hunter2@h'}"), 5, 17, "password"),
