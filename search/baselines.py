@@ -5,17 +5,17 @@ The stock ones are driven through Ray's own classes: `OptunaSearch` and the brac
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import optuna
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.schedulers.async_hyperband import _Bracket
 from ray.tune.search.optuna import OptunaSearch
 
-from search.curves import CurveTable
+from search.curves import EPOCH_S, CurveTable
 from search.propose import (
     PROPOSERS,
     Params,
@@ -32,6 +32,10 @@ from search.stopping import GO_ON, Course, Decision, StoppingRule, grace_of
 from trainables.errors import InputError
 
 STOCK = "optuna"
+STOCK_SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    STOCK: lambda seed: TPESampler(seed=seed),  # OptunaSearch's own choice
+    "optuna-nsga2": lambda seed: NSGAIISampler(seed=seed),
+}
 STOPPING = (*RULES, "ray-asha")
 
 
@@ -41,31 +45,27 @@ class StockPolicy:
     A stopped trial is told COMPLETE with its last value, as `OptunaSearch.on_trial_complete` does.
 
     Args:
-        problem: the search; its first objective counts.
+        problem: the search; ASHA goes by its first objective.
+        sampler: Optuna's.
         stops: whether ASHA stops trials.
         factor: its reduction factor; the grace period is the problem's first level.
-        sampler: Optuna's; OptunaSearch's own choice, TPE, when None.
     """
 
     def __init__(
-        self,
-        problem: Problem,
-        *,
-        stops: bool,
-        factor: int = 3,
-        sampler: BaseSampler | None = None,
+        self, problem: Problem, sampler: BaseSampler, *, stops: bool, factor: int = 3
     ) -> None:
         """Set up the study and the bracket."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         objective = problem.objectives[0]
         self._metric = objective.metric
+        self._all = [o.metric for o in problem.objectives]
         self._sign = 1.0 if objective.mode == "max" else -1.0
         space = {key: distribution(domain) for key, domain in problem.space.domains.items()}
         self._search = OptunaSearch(
             space,
-            metric=self._metric,
-            mode=objective.mode,
-            sampler=sampler or TPESampler(seed=problem.seed),
+            metric=self._metric if len(self._all) == 1 else self._all,
+            mode=objective.mode if len(self._all) == 1 else [o.mode for o in problem.objectives],
+            sampler=sampler,
         )
         grace, full = problem.levels[0], problem.levels[-1]
         self._bracket = _Bracket(grace, full, factor, 0) if stops else None
@@ -87,8 +87,8 @@ class StockPolicy:
 
     def ended(self, record: TrialRecord) -> None:
         """Tell the study."""
-        value = record.last.get(self._metric, math.nan)
-        result: dict[str, Any] | None = {self._metric: value}
+        values = {name: record.last.get(name, math.nan) for name in self._all}
+        result: dict[str, Any] | None = values
         if record.state == "failed":
             result = None
         self._search.on_trial_complete(str(record.number), result, error=result is None)
@@ -129,32 +129,37 @@ def make_policy(
     check_share: float = 0.0,
     *,
     cost_aware: bool = False,
+    by_time: bool = False,
 ) -> Policy:
     """Put together what decides a simulated search.
 
     Args:
         table: gives space, metric and full budget.
-        sampler: one of ours, or `optuna`: Ray's OptunaSearch.
+        sampler: one of ours, or Ray's OptunaSearch: `optuna` (TPE), `optuna-nsga2`.
         stopping: one of ours, or `ray-asha`: Ray's.
         seed: of the sampler.
         grace: epochs before the first comparison.
         factor: of successive halving.
         check_share: of the trials to be stopped that run on.
         cost_aware: whether gains are weighed against seconds, which the table tells.
+        by_time: whether few seconds an epoch are an objective beside the metric.
 
     Raises:
         InputError: a name is unknown, or the two do not go together.
     """
     full = table.num_epochs
     first = grace_of(grace, full)
-    names = [*sorted(PROPOSERS), STOCK]
+    names = [*sorted(PROPOSERS), *STOCK_SAMPLERS]
     if sampler not in names:
         raise InputError(f"the sampler must be one of {', '.join(names)}, but got {sampler!r}")
     if stopping not in STOPPING:
         raise InputError(f"stopping must be one of {', '.join(STOPPING)}, but got {stopping!r}")
-    if stopping != "none" and (sampler == STOCK) != (stopping == "ray-asha"):
-        raise InputError(f"{STOCK} goes with ray-asha or none, ours with all but ray-asha")
-    objective = _Objective(table.metric, table.mode)
+    is_stock = sampler in STOCK_SAMPLERS
+    if stopping != "none" and is_stock != (stopping == "ray-asha"):
+        raise InputError(f"{sampler} goes with {'ray-asha' if is_stock else 'all but ray-asha'}")
+    objectives = [_Objective(table.metric, table.mode)]
+    if by_time:
+        objectives.append(_Objective(EPOCH_S, "min"))
     course = Course(
         table.metric,
         table.mode,
@@ -163,15 +168,16 @@ def make_policy(
         adaptive=grace == "auto",
         factor=factor,
         patience_epochs=math.ceil(full / 5),
-        objectives=(objective,),
+        objectives=tuple(objectives),
         seed=seed,
     )
-    rungs = () if stopping == "none" and sampler != STOCK else course.rungs
-    problem = Problem(table.space(), (objective,), (), (*rungs, full), seed)
+    rungs = () if stopping == "none" and not is_stock else course.rungs
+    problem = Problem(table.space(), tuple(objectives), (), (*rungs, full), seed)
     if cost_aware:
         if sampler != "gp":
             raise InputError(f"only gp weighs gains against cost, but got {sampler!r}")
         problem = replace(problem, cost_s=lambda params: float(table.curve(params).times_s[-1]))
-    if sampler == STOCK:
-        return StockPolicy(problem, stops=stopping != "none", factor=factor)
+    if is_stock:
+        made = STOCK_SAMPLERS[sampler](seed)
+        return StockPolicy(problem, made, stops=stopping != "none", factor=factor)
     return OwnPolicy(proposer_for(sampler, problem), make_rule(stopping, course, check_share))

@@ -24,6 +24,7 @@ PERCENT = 100.0
     help="Share of the trials to be stopped that run on.",
 )
 @click.option("--cost-aware", is_flag=True, help="Weigh gains against seconds (gp only).")
+@click.option("--by-time", is_flag=True, help="Few seconds an epoch are an objective as well.")
 @click.option("--task", "tasks", multiple=True, help="Only this task of the table. Repeatable.")
 @click.option("--workers", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--seeds", type=click.IntRange(1), default=10, show_default=True, help="How many.")
@@ -54,6 +55,7 @@ def simulate_command(
     output: str,
     *,
     cost_aware: bool,
+    by_time: bool,
 ) -> None:
     """Measure a sampler with a stopping rule on the learning curves in TABLE (.npz).
 
@@ -65,7 +67,7 @@ def simulate_command(
     from search.simulate import Conditions
 
     conditions = Conditions(workers, budget, failures, stragglers)
-    method = Method(sampler, stopping, grace, check_share, cost_aware=cost_aware)
+    method = Method(sampler, stopping, grace, check_share, cost_aware, by_time)
     summary = measure(method, load_tables(table, tasks), range(seeds), conditions)
     if picture is not None:
         plot([summary], picture)
@@ -93,6 +95,10 @@ def _print(row: dict[str, object], console: Console) -> None:
     cells = [f"{cell['mean']:.3f} ± {cell['se']:.3f}" for cell in regret.values()]
     shown.add_row("mean ± standard error", *cells)
     console.print(shown)
+    areas = row.get("hypervolume")
+    if isinstance(areas, dict):
+        cells = [f"{cell['mean']:.3f} ± {cell['se']:.3f}" for cell in areas.values()]
+        console.print(f"Hypervolume of value and seconds an epoch: {', '.join(cells)}.")
     console.print(
         f"{row['runs']} runs of {row['trials']} trials each; "
         f"a proposal took {row['propose_ms']} ms (median)."

@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 NEIGHBOURS = 5
 MIN_LOG_RATIO = 10.0
 METRIC = {"max": "val_accuracy", "min": "val_loss"}
+EPOCH_S = "epoch_s"  # mean over a full training, the second objective
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,21 @@ class CurveTable:
         """Normalised regret: 0 for the best value of the table, 1 for the median configuration."""
         best, median = self._scores
         return (best - float(self._signed(value))) / (best - median)
+
+    def coverage(self, value: float, epoch_s: float) -> tuple[float, float]:
+        """How good a value and its seconds an epoch are, 0…1 each.
+
+        The first is 1 for the best value of the table and 0 for its median configuration, the
+        second 1 for the quickest configuration and 0 for the slowest, in logarithms.
+        """
+        low, high = (math.log(seconds) for seconds in self._paces)
+        saved = (high - math.log(epoch_s)) / (high - low) if high > low else 1.0
+        return (1.0 - self.regret(value), saved)
+
+    @cached_property
+    def _paces(self) -> tuple[float, float]:
+        seconds = self.times_s[:, -1] / self.num_epochs
+        return float(seconds.min()), float(seconds.max())
 
     @cached_property
     def full_training_s(self) -> float:

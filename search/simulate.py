@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from search.curves import Curve, CurveTable
+from search.curves import EPOCH_S, Curve, CurveTable
 from search.records import EpochRecord, TrialRecord, TrialState
 from search.stopping import Decision, health
 
@@ -174,7 +174,9 @@ class _Simulation:
             return "failed", "worker_lost"
         value = float(event.curve.values[event.epoch - 1])
         known = self.records[event.number]
-        entry = EpochRecord(event.epoch, {self._table.metric: value}, event.time_s)
+        pace_s = float(event.curve.times_s[-1]) / self._table.num_epochs
+        metrics = {self._table.metric: value, EPOCH_S: pace_s}
+        entry = EpochRecord(event.epoch, metrics, event.time_s)
         record = replace(known, epochs=(*known.epochs, entry))
         self.records[event.number] = record
         if math.isfinite(value):

@@ -15,6 +15,7 @@ from search.baselines import make_policy
 from search.cli import main
 from search.curves import CurveTable, load_tables
 from search.records import TrialRecord
+from search.regret import volume
 from search.simulate import Conditions, simulate
 from search.stopping import GO_ON, Decision
 from trainables.errors import InputError
@@ -233,7 +234,7 @@ def test_no_table_at_all(tmp_path: Path) -> None:
     [
         ("best", "asha", "sampler must be one of"),
         ("gp", "never", "stopping must be one of"),
-        ("gp", "ray-asha", "ours with all but ray-asha"),
+        ("gp", "ray-asha", "gp goes with all but ray-asha"),
         ("optuna", "asha", "optuna goes with ray-asha"),
     ],
 )
@@ -281,3 +282,45 @@ def test_the_cost_of_a_simulated_trial_is_its_tables(table: CurveTable) -> None:
     assert len(runs[1].records) > len(runs[0].records)
     with pytest.raises(InputError, match="only gp"):
         make_policy(table, "tpe", "none", 3, cost_aware=True)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "stopping"),
+    [("gp", "mo_asha"), ("nsga2", "none"), ("optuna", "none"), ("optuna-nsga2", "none")],
+)
+def test_time_can_be_an_objective(table: CurveTable, sampler: str, stopping: str) -> None:
+    policy = make_policy(table, sampler, stopping, 1, by_time=True)
+    run = simulate(table, policy, Conditions(workers=4, trainings=3.0), 1)
+    budget_s = 3.0 * table.full_training_s
+    areas = [volume(run, table, share * budget_s) for share in (0.0, 0.25, 0.5, 1.0)]
+    assert areas == sorted(areas)
+    assert areas[0] == 0.0
+    seen = [
+        table.coverage(e.metrics["val_accuracy"], e.metrics["epoch_s"])
+        for r in run.records
+        for e in r.epochs
+    ]
+    assert all(good <= 1.0 and 0.0 <= saved <= 1.0 for good, saved in seen)
+    ticks = (np.arange(200) + 0.5) / 200
+    covered = np.zeros((200, 200), dtype=bool)
+    for good, saved in seen:
+        covered |= (ticks[:, None] < good) & (ticks[None, :] < saved)
+    assert areas[-1] == pytest.approx(covered.mean(), abs=0.01)
+
+
+def test_an_epochs_seconds_are_the_tables(table: CurveTable) -> None:
+    run = simulate(table, Scripted(table), Conditions(workers=2, trainings=2.0), 0)
+    for record in run.records:
+        for epoch in record.epochs:
+            assert epoch.metrics["epoch_s"] == pytest.approx(record.params["width"] / 16, rel=1e-6)
+    quick, slow = table.domains["width"].ends()
+    assert table.coverage(0.0, quick / 16)[1] == pytest.approx(1.0)
+    assert table.coverage(0.0, slow / 16)[1] == pytest.approx(0.0)
+
+
+def test_the_command_shows_the_hypervolume(tmp_path: Path) -> None:
+    path = written(tmp_path, arrays())
+    asked = ["simulate", str(path), "--sampler", "random", "--seeds", "2", "--by-time"]
+    assert "Hypervolume of value and seconds" in CliRunner().invoke(main, asked).output
+    row = json.loads(CliRunner().invoke(main, [*asked, "--format", "json"]).output)
+    assert len(row["hypervolume_by_task"]["made"]) == 2
