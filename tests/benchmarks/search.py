@@ -20,7 +20,7 @@ from search.simulate import Conditions
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 RESULTS = Path(__file__).parent / "search"
-DEFAULT = Method("gp", "asha")
+DEFAULT = Method("gp", "asha", check_share=0.02)  # as a search has it that says nothing else
 REFERENCE = Method("random", "asha", 3)
 METHODS = (
     DEFAULT,
@@ -29,6 +29,12 @@ METHODS = (
     Method("random", "none"),
     Method("optuna", "none"),
     Method("tpe", "asha", 3),
+)
+BY_TIME = (  # accuracy, and seconds an epoch
+    Method("gp", "asha", check_share=0.02, by_time=True),
+    Method("random", "asha", 3, by_time=True),
+    Method("optuna", "none", by_time=True),
+    Method("optuna-nsga2", "none", by_time=True),
 )
 FAMILIES = {"LCBench": "curves_lcbench", "TaskSet": "curves_taskset"}
 
@@ -39,13 +45,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--method", action="append", help="as in the table; default all")
+    parser.add_argument("--task", action="append", help="default all")
     parser.add_argument("--results", type=Path, default=RESULTS)
     asked = parser.parse_args()
-    families = {name: tables_of(folder) for name, folder in FAMILIES.items()}
+    families = {
+        name: [t for t in tables_of(folder) if not asked.task or t.name in asked.task]
+        for name, folder in FAMILIES.items()
+    }
     if not any(families.values()):
         sys.exit(f"no learning curves below {SHARED}: they are not shipped with the project")
     asked.results.mkdir(parents=True, exist_ok=True)
-    for method in METHODS:
+    for method in (*METHODS, *BY_TIME):
         if asked.method and method.name not in asked.method:
             continue
         for family, tables in families.items():
@@ -71,7 +81,8 @@ def tables_of(folder: str) -> list[CurveTable]:
 
 
 def file_name(method: Method, family: str, workers: int) -> str:
-    return f"{method.sampler}-{method.stopping}-{family.lower()}-{workers}.json"
+    time = "-time" if method.by_time else ""
+    return f"{method.sampler}-{method.stopping}{time}-{family.lower()}-{workers}.json"
 
 
 def report(results: Path) -> str:
@@ -79,25 +90,33 @@ def report(results: Path) -> str:
     lines: list[str] = []
     for workers in sorted({int(p.stem.rsplit("-", 1)[1]) for p in results.glob("*.json")}):
         for family in FAMILIES:
-            rows = {}
-            for method in METHODS:
-                path = results / file_name(method, family, workers)
-                if path.exists():
-                    rows[method] = json.loads(path.read_text())
+            rows = measured(results, METHODS, family, workers)
             if rows:
-                lines += [f"## {family}, {workers} workers", "", *overall(rows), ""]
+                title = f"## {family}, {workers} workers: normalised regret"
+                lines += [title, "", *overall(rows, "regret"), ""]
             if DEFAULT in rows and REFERENCE in rows:
                 lines += [*by_task(rows[DEFAULT], rows[REFERENCE]), ""]
+            rows = measured(results, BY_TIME, family, workers)
+            if rows:
+                title = f"## {family}, {workers} workers: hypervolume of value and seconds an epoch"
+                lines += [title, "", *overall(rows, "hypervolume"), ""]
     return "\n".join(lines)
 
 
-def overall(rows: dict[Method, Any]) -> list[str]:
+def measured(
+    results: Path, methods: Sequence[Method], family: str, workers: int
+) -> dict[Method, Any]:
+    paths = {method: results / file_name(method, family, workers) for method in methods}
+    return {m: json.loads(path.read_text()) for m, path in paths.items() if path.exists()}
+
+
+def overall(rows: dict[Method, Any], what: str) -> list[str]:
     lines = [
         "| method | grace | runs | trials a run | 25 % | 50 % | 100 % |",
         "|---|---|---|---|---|---|---|",
     ]
     for method, row in rows.items():
-        cells = " | ".join(f"{c['mean']:.3f} ± {c['se']:.3f}" for c in row["regret"].values())
+        cells = " | ".join(f"{c['mean']:.3f} ± {c['se']:.3f}" for c in row[what].values())
         grace = "-" if method.stopping == "none" else method.grace or "auto"
         lines.append(
             f"| {row['method']} | {grace} | {row['runs']} | {row['trials']:.0f} | {cells} |"
