@@ -6,8 +6,8 @@ from html import escape
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import (
+    FixedLocator,
     FuncFormatter,
-    LogLocator,
     MaxNLocator,
     NullFormatter,
     PercentFormatter,
@@ -110,8 +110,9 @@ def _effect(name: str, effect: Effect, ylabel: str) -> str:
             axes.plot(xs, means, "o-", ms=4, lw=1.4, color=COLOURS["finished"])
             if effect.log:
                 axes.set_xscale("log")
-                axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                # Matplotlib's own ticks write over each other below a decade.
+                axes.xaxis.set_major_locator(FixedLocator([xs[0], xs[len(xs) // 2], xs[-1]]))
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
                 axes.xaxis.set_minor_formatter(NullFormatter())
         for x, mean, error, group in zip(xs, means, errors, groups, strict=True):
             axes.annotate(
