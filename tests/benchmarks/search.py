@@ -64,7 +64,7 @@ def main() -> None:
                 continue
             conditions = Conditions(workers=asked.workers)
             summary = measure(method, tables, range(asked.seeds), conditions, told=told)
-            path.write_text(json.dumps(summary.row(), indent=1) + "\n")
+            path.write_text(json.dumps(summary.row()) + "\n")
     text = report(asked.results)
     (asked.results / "search.md").write_text(text)
     print(text)
