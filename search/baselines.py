@@ -156,7 +156,7 @@ def make_policy(
         raise InputError(f"stopping must be one of {', '.join(STOPPING)}, but got {stopping!r}")
     is_stock = sampler in STOCK_SAMPLERS
     if stopping != "none" and is_stock != (stopping == "ray-asha"):
-        raise InputError(f"{sampler} goes with {'ray-asha' if is_stock else 'all but ray-asha'}")
+        raise InputError(f"{STOCK} goes with ray-asha or none, ours with all but ray-asha")
     objectives = [_Objective(table.metric, table.mode)]
     if by_time:
         objectives.append(_Objective(EPOCH_S, "min"))

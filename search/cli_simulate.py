@@ -92,14 +92,16 @@ def _print(row: dict[str, object], console: Console) -> None:
     for task, runs in by_task.items():
         means = [sum(run[i] for run in runs) / len(runs) for i in range(len(FRACTIONS))]
         shown.add_row(str(task), *(f"{mean:.3f}" for mean in means))
-    cells = [f"{cell['mean']:.3f} ± {cell['se']:.3f}" for cell in regret.values()]
-    shown.add_row("mean ± standard error", *cells)
+    shown.add_row("mean ± standard error", *_cells(regret))
     console.print(shown)
     areas = row.get("hypervolume")
     if isinstance(areas, dict):
-        cells = [f"{cell['mean']:.3f} ± {cell['se']:.3f}" for cell in areas.values()]
-        console.print(f"Hypervolume of value and seconds an epoch: {', '.join(cells)}.")
+        console.print(f"Hypervolume of value and seconds an epoch: {', '.join(_cells(areas))}.")
     console.print(
         f"{row['runs']} runs of {row['trials']} trials each; "
         f"a proposal took {row['propose_ms']} ms (median)."
     )
+
+
+def _cells(means: dict[str, dict[str, float]]) -> list[str]:
+    return [f"{cell['mean']:.3f} ± {cell['se']:.3f}" for cell in means.values()]

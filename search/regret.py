@@ -11,6 +11,7 @@ import numpy as np
 from search.baselines import make_policy
 from search.curves import EPOCH_S, CurveTable
 from search.encoding import Floats
+from search.results import hypervolume
 from search.simulate import Conditions, Run, simulate
 
 FRACTIONS = (0.25, 0.5, 1.0)
@@ -159,12 +160,7 @@ def volume(run: Run, table: CurveTable, until_s: float) -> float:
         for epoch in record.epochs
         if epoch.time_s <= until_s and math.isfinite(epoch.metrics[table.metric])
     ]
-    if not points:
-        return 0.0
-    good, saved = np.clip(np.array(points), 0.0, 1.0).T
-    order = np.argsort(-saved)
-    steps = -np.diff(saved[order], append=0.0)
-    return float(steps @ np.maximum.accumulate(good[order]))
+    return hypervolume(points, (0.0, 0.0), ("max", "max"))
 
 
 def plot(summaries: Sequence[Summary], path: Path) -> None:

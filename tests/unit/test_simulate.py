@@ -234,7 +234,7 @@ def test_no_table_at_all(tmp_path: Path) -> None:
     [
         ("best", "asha", "sampler must be one of"),
         ("gp", "never", "stopping must be one of"),
-        ("gp", "ray-asha", "gp goes with all but ray-asha"),
+        ("gp", "ray-asha", "ours with all but ray-asha"),
         ("optuna", "asha", "optuna goes with ray-asha"),
     ],
 )
