@@ -19,6 +19,7 @@ demo: $(STAMP)  ## Search on scikit-learn's digits, ending with leaderboard and 
 test: export OMP_NUM_THREADS ?= 1
 test: lint  ## Lint, types and every fast test; the longest files first
 	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile \
+	  --timeout 900 --session-timeout 4200 \
 	  tests/integration tests/chaos tests/contract tests/unit
 
 lint: $(STAMP)  ## ruff and strict mypy over the whole tree

@@ -18,7 +18,7 @@ import optuna
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from processes import kill_all
-from tiny_search import environment
+from tiny_search import GONE_S, environment
 
 from search.folder import SearchFolder
 from search.recorded import open_ledger
@@ -176,13 +176,13 @@ class Driver:
     def kill(self) -> None:
         """SIGKILL it, and see it gone."""
         self._process.kill()
-        self._process.join()
+        assert self.wait(GONE_S)
 
     def end(self) -> None:
         """Kill what is left of it and of what it has started."""
         if self.returncode is None:
             kill_all(self.pid)
-        self._process.join()
+        assert self.wait(GONE_S)
 
 
 def _drive(folder: Path, variables: dict[str, str], arguments: Sequence[str]) -> None:

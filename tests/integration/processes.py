@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_server import free_port
-from tiny_search import environment
+from tiny_search import GONE_S, environment
 
 PATIENCE_S = 600  # only ends what hangs: other work may slow a search down tenfold
 
@@ -50,7 +50,7 @@ def ray_node(
         yield process
     finally:
         kill_all(process.pid)
-        process.communicate()
+        process.communicate(timeout=GONE_S)
 
 
 def kill_all(parent: int) -> None:

@@ -37,6 +37,8 @@ tracking: {experiment: tiny}
 # have it here, so it goes only after the last of them.
 RAY_FOLDER = Path(f"/tmp/st{os.getpid()}")
 
+GONE_S = 60  # within which a killed process has gone
+
 
 def write_space(folder: Path) -> Path:
     path = folder / "tiny.yaml"
@@ -93,4 +95,4 @@ def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, 9)
-        process.communicate()
+        process.communicate(timeout=GONE_S)
