@@ -34,10 +34,18 @@ def best_of(losses: Floats, num: int) -> list[int]:
 
 def _dominated(losses: Floats) -> NDArray[np.bool_]:
     """Whether another row is nowhere worse and somewhere better [N]."""
-    first, second = losses[:, None], losses[None]
-    beaten: NDArray[np.bool_] = np.all(second <= first, axis=2) & np.any(second < first, axis=2)
-    found: NDArray[np.bool_] = np.any(beaten, axis=1)
-    return found
+    # In this order a row can be dominated only by rows before it.
+    rows, places = np.unique(losses, axis=0, return_inverse=True)
+    found = np.zeros(len(rows), np.bool_)
+    if rows.shape[1] == 2:
+        found[1:] = np.minimum.accumulate(rows[:, 1])[:-1] <= rows[1:, 1]
+        return found[places]
+    front = rows[:1]
+    for index in range(1, len(rows)):
+        found[index] = np.all(front <= rows[index], axis=1).any()
+        if not found[index]:
+            front = np.vstack([front, rows[index]])
+    return found[places]
 
 
 def _added(front: Floats) -> Floats:

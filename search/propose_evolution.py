@@ -9,7 +9,7 @@ from search.encoding import Encoder, Floats
 from search.evidence import FAILED, Evidence
 from search.fronts import best_of
 from search.problem import Params, Problem
-from search.propose_random import RandomProposer, around, fresh
+from search.propose_random import RandomProposer, Shared, around, fresh
 from search.records import TrialRecord
 
 POPULATION = 20
@@ -26,7 +26,8 @@ class EvolutionProposer(RandomProposer):
     changed; a child that is invalid or known is replaced by a valid new point beside it.
 
     Source: Deb et al., 2002; differs by the hypervolume in place of the crowding distance, and by
-    having no generations, as results come one by one.
+    having no generations, as results come one by one; from the 128th trial on, several proposals
+    share their parents.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -36,26 +37,31 @@ class EvolutionProposer(RandomProposer):
         self._evidence = Evidence(problem, self._encoder)
         quarter = POPULATION if problem.trials is None else math.ceil(problem.trials / 4)
         self._population = min(POPULATION, max(4, quarter))
+        self._shared = Shared(self._parents, problem.seed)
 
     def propose(self, records: Sequence[TrialRecord]) -> Params | None:
         """A child of two of the best."""
         rng = self._rng(records)
         seen = self._known.keys(records)
-        self._evidence.update(records)
-        parents = self._parents()
+        parents = self._shared.of(records)
         if parents is None:
             return fresh(self._space, seen, rng)
         row = self._child(parents, rng)
         params = self._encoder.decode(row)
-        if not self._space.problems(params):
+        if self._space.allows(params):
             params = self._space.typed(params)
             if self._space.key(params) not in seen:
                 return params
         return around(self._space, self._space.repair(params, rng), seen, rng)
 
-    def _parents(self) -> Floats | None:
+    def _parents(
+        self,
+        records: Sequence[TrialRecord],
+        rng: np.random.Generator,  # noqa: ARG002  # nothing is drawn
+    ) -> Floats | None:
         """Rows of the best trials, best first [N, P]; None while there are too few."""
         evidence = self._evidence
+        evidence.update(records)
         for level in reversed(range(evidence.shown.shape[1])):
             shown = evidence.shown[:, level]
             usable = np.flatnonzero(np.isfinite(shown[:, 0]) & (evidence.states != FAILED))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from search.encoding import Encoder, Floats
 from search.evidence import FAILED, RUNNING, Evidence
 from search.ladder import Ladder
 from search.problem import Params, Problem
-from search.propose_random import RandomProposer, around, fresh
+from search.propose_random import RandomProposer, Shared, around, fresh
 from search.records import TrialRecord
 
 MIN_RESULTS = 10
@@ -25,6 +26,25 @@ WEIGHED = 256  # candidates whose costs are predicted, where they count
 _LEAST_WEIGHT = 0.05
 
 
+@dataclass(frozen=True)
+class Board:
+    """Candidates, and what the model says of them.
+
+    Attributes:
+        rows: encoded candidates [A, P].
+        means: expected badness [A].
+        deviations: how far it may be off [A].
+        least: expected badness of the best trial so far.
+        decoded: parameters of the candidates that were looked at; None of invalid ones.
+    """
+
+    rows: Floats
+    means: Floats
+    deviations: Floats
+    least: float
+    decoded: dict[int, Params | None] = field(default_factory=dict)
+
+
 class GaussianProposer(RandomProposer):
     """Bayesian optimisation over the levels of early stopping.
 
@@ -33,8 +53,9 @@ class GaussianProposer(RandomProposer):
     proposal is the one of the lowest bound, every proposal with an optimism of its own, so that
     many workers do not try the same. What runs counts with what is expected of it. One proposal in
     ten is random. Where the problem has a cost, of the points with the lowest bounds it is the one
-    that may gain most a second. Several objectives are weighed anew for each proposal; failed
-    trials and those that break an outcome constraint count as bad.
+    that may gain most a second. Several objectives are weighed anew for each model; failed trials
+    and those that break an outcome constraint count as bad. From the 128th trial on, several
+    proposals share a model and its candidates.
 
     Source: ladder of levels, see `search/ladder.py`; random optimism: Berk et al., 2021
     (arXiv 2006.04296); weights: Knowles, ParEGO, 2006.
@@ -48,32 +69,49 @@ class GaussianProposer(RandomProposer):
         self._evidence = Evidence(problem, self._encoder)
         quarter = MIN_RESULTS if problem.trials is None else math.ceil(problem.trials / 4)
         self._need = min(MIN_RESULTS, max(3, quarter))
+        self._shared = Shared(self._board, problem.seed)
 
     def propose(self, records: Sequence[TrialRecord]) -> Params | None:
         """The most promising valid new point."""
         rng = self._rng(records)
         seen = self._known.keys(records)
-        self._evidence.update(records)
-        badness = self._badness(rng)
-        if np.isfinite(badness[:, :1]).sum() < self._need or rng.random() < RANDOM_SHARE:
+        board = self._shared.of(records)
+        if board is None or rng.random() < RANDOM_SHARE:
             return fresh(self._space, seen, rng)
-        rows, gains = self._ranked(badness, rng)
+        bound = board.means - OPTIMISM * abs(rng.normal()) * board.deviations
+        order = np.argsort(bound, kind="stable")
         cost_s = self._problem.cost_s
-        candidates = self._usable(rows[: WEIGHED if cost_s else CHECKED], gains, seen)
-        best = _paying(candidates, cost_s) if cost_s else next(candidates, (None, 0.0))[0]
+        looked_at = order[: WEIGHED if cost_s else CHECKED].tolist()
+        new = self._new(board, looked_at, seen)
+        if cost_s is None:
+            best = next((params for _, params in new), None)
+        else:
+            best = _paying(((p, board.least - float(bound[at])) for at, p in new), cost_s)
         if best is not None:
             return best
-        near = self._space.repair(self._encoder.decode(rows[0]), rng)
+        near = self._space.repair(self._encoder.decode(board.rows[order[0]]), rng)
         return around(self._space, near, seen, rng)
 
-    def _usable(
-        self, rows: Floats, gains: Floats, seen: set[str]
-    ) -> Iterator[tuple[Params, float]]:
-        """Candidates that are valid and new, with their gains."""
-        for row, gain in zip(rows, gains.tolist(), strict=False):
-            params = self._encoder.decode(row)
-            if not self._space.problems(params) and self._space.key(params) not in seen:
-                yield self._space.typed(params), gain
+    def _new(
+        self, board: Board, looked_at: Iterable[int], seen: set[str]
+    ) -> Iterator[tuple[int, Params]]:
+        """Those candidates that are valid and were not tried, with their places."""
+        for at in looked_at:
+            if at not in board.decoded:
+                params = self._encoder.decode(board.rows[at])
+                is_valid = self._space.allows(params)
+                board.decoded[at] = self._space.typed(params) if is_valid else None
+            found = board.decoded[at]
+            if found is not None and self._space.key(found) not in seen:
+                yield at, found
+
+    def _board(self, records: Sequence[TrialRecord], rng: np.random.Generator) -> Board | None:
+        """What the model says after these trials; None while there are too few results."""
+        self._evidence.update(records)
+        badness = self._badness(rng)
+        if np.isfinite(badness[:, :1]).sum() < self._need:
+            return None
+        return self._judged(badness, rng)
 
     def _badness(self, rng: np.random.Generator) -> Floats:
         """How bad each trial is at each level by weights drawn for this proposal [N, L]."""
@@ -95,8 +133,8 @@ class GaussianProposer(RandomProposer):
         lost: NDArray[np.bool_] = broken | (self._evidence.states == FAILED)
         return lost
 
-    def _ranked(self, badness: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Candidates, most promising first [A, P], and what each may gain on the best [A]."""
+    def _judged(self, badness: Floats, rng: np.random.Generator) -> Board:
+        """Candidates anywhere and beside the best trials, and what is expected of them."""
         rows, states = self._evidence.rows, self._evidence.states
         features = self._encoder.features(rows)
         unknown = ~np.isfinite(badness).any(axis=1)
@@ -113,10 +151,7 @@ class GaussianProposer(RandomProposer):
         near = self._encoder.moved(centres, rng, scale, rng.choice(NEAR_SHARES, NUM_NEAR))
         candidates = np.vstack([self._encoder.uniform(rng, NUM_ANYWHERE), near])
         means, variances = ladder.predict(self._encoder.features(candidates))
-        optimism = OPTIMISM * abs(rng.normal())
-        bound = means - optimism * np.sqrt(variances)
-        order = np.argsort(bound, kind="stable")
-        return candidates[order], expected.min() - bound[order]
+        return Board(candidates, means, np.sqrt(variances), float(expected.min()))
 
 
 def _paying(

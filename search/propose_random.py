@@ -1,9 +1,11 @@
 """Samplers without a model, and the drawing of points that are new."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from search.problem import Params, Problem
 from search.records import TrialRecord
@@ -12,6 +14,10 @@ from spaces.space import SearchSpace
 
 ENUMERATE_UP_TO = 20_000
 WALK = 200
+_ALONE = 64  # from twice as many trials on, proposals share models
+_MODEL = 1  # sets a model's draws apart from those of the proposals
+
+Model = TypeVar("Model")
 
 
 class KnownPoints:
@@ -35,6 +41,46 @@ class KnownPoints:
                 self._params[record.number] = record.params
                 self._keys.add(self._space.key(record.params))
         return self._keys
+
+
+class Shared(Generic[Model]):
+    """What a sampler makes of the trials, made anew once for several proposals.
+
+    After the first 127 trials every model serves 2 proposals, from the 256th on 4 and so on: so
+    10,000 trials take some 530 models. A model knows the trials before its first proposal, so in a
+    search that runs one trial at a time it is the same whenever it is made.
+
+    Args:
+        make: the model of some trials, with a generator of its own.
+        seed: of that generator.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Sequence[TrialRecord], np.random.Generator], Model],
+        seed: int,
+    ) -> None:
+        """Begin without a model."""
+        self._make = make
+        self._seed = seed
+        self._made: tuple[int, Model] | None = None
+
+    def of(self, records: Sequence[TrialRecord]) -> Model:
+        """The model for the proposal that follows these trials."""
+        share = 1 << max(0, (len(records) // _ALONE).bit_length() - 1)
+        known = len(records) - len(records) % share
+        if share == 1 or self._made is None or self._made[0] != known:
+            rng = np.random.default_rng([self._seed, known, _MODEL])
+            with _single_threaded().limit(limits=1, user_api="blas"):
+                self._made = known, self._make(records[:known], rng)
+        return self._made[1]
+
+
+@cache
+def _single_threaded() -> ThreadpoolController:
+    # Threads that wait for each other on a busy machine take ten times as long as one alone, and
+    # matrices of 200 rows are no work to share.
+    return ThreadpoolController()
 
 
 class RandomProposer:
@@ -64,8 +110,8 @@ class GridProposer(RandomProposer):
         points = list(self._space.enumerate_valid(ENUMERATE_UP_TO))
         order = np.random.default_rng(self._seed).permutation(len(points))
         seen = self._known.keys(records)
-        fresh = (points[i] for i in order if self._space.key(points[i]) not in seen)
-        return next(fresh, None)
+        left = (points[i] for i in order if self._space.key(points[i]) not in seen)
+        return next(left, None)
 
 
 def fresh(space: SearchSpace, seen: set[str], rng: np.random.Generator) -> Params | None:

@@ -12,7 +12,7 @@ import numpy as np
 from spaces.constraints import InputConstraint, compile_constraint
 from spaces.counting import cardinality
 from spaces.domains import AnyDomain
-from spaces.drawing import Drawer, Effort, NoValidPointError, OutOfStepsError, Params
+from spaces.drawing import Drawer, Effort, NoValidPointError, OutOfStepsError, Params, Variable
 from spaces.fields import convert
 from spaces.problems import shown
 from spaces.rules import Point, Rule, config_rules, constraint_rules, holds
@@ -23,6 +23,7 @@ _ENOUGH_PROBES = 4
 _REJECTIONS = 600
 _ATTEMPTS = 5
 _NEIGHBOUR_STEPS = 200
+_NEIGHBOUR_VALUES = 64  # of one parameter
 
 
 class SearchSpace:
@@ -104,8 +105,11 @@ class SearchSpace:
         """Return the keys that exist for these parameters."""
         active: dict[str, Any] = {}
         for key in self.keys:
-            conditions = self._free[key].when.items()
-            if all(p in active and active[p] in values for p, values in conditions):
+            conditions = self._free[key].when
+            if not conditions or all(
+                parent in active and active[parent] in values
+                for parent, values in conditions.items()
+            ):
                 active[key] = params.get(key)
         return set(active)
 
@@ -132,6 +136,21 @@ class SearchSpace:
         # Several rules can say the same of one mistake (the class repeats its group's).
         broken = (rule.broken_by(point) for rule in self.rules if not holds(rule, point))
         return list(dict.fromkeys(broken))
+
+    def allows(self, params: Mapping[str, Any]) -> bool:
+        """Whether there is nothing that `problems` would say, which takes longer."""
+        if params.keys() != self.active_keys(params):
+            return False
+        typed = {}
+        for key, value in params.items():
+            try:
+                typed[key] = convert(key, value)
+            except ValueError:
+                return False
+            if not self.domains[key].contains(typed[key]):
+                return False
+        point = self.point(typed)
+        return all(holds(rule, point) for rule in self.rules)
 
     def _check_value(self, key: str, value: Any) -> tuple[str, Any]:
         try:
@@ -196,9 +215,9 @@ class SearchSpace:
         kept = self.typed({k: v for k, v in known.items() if not self._check_value(k, v)[0]})
         active = self.active_keys(kept)
         kept = {key: value for key, value in kept.items() if key in active}
-        if not self.problems(kept):
+        if self.allows(kept):
             return self._ordered(kept)
-        near = next(self.neighbours(kept, rng), None)
+        near = next(self._changed(kept, self._mending(kept, rng), rng), None)
         if near is not None:
             return near
         try:
@@ -217,9 +236,32 @@ class SearchSpace:
         changes: list[tuple[str, Any]] = []
         for variable in self._drawer.variables:
             if variable.key in active:
-                hintless = type(variable)(variable.key, variable.domain, [], [])
-                values = islice(hintless.candidates(point, rng), 64)
+                hintless = Variable(variable.key, variable.domain, [], [])
+                values = islice(hintless.candidates(point, rng), _NEIGHBOUR_VALUES)
                 changes += [(variable.key, v) for v in values if v != current.get(variable.key)]
+        return self._changed(current, changes, rng)
+
+    def _mending(self, params: Params, rng: np.random.Generator) -> list[tuple[str, Any]]:
+        """Changes of one parameter that may meet every rule that these parameters break."""
+        point = self.point(params)
+        missing = self.active_keys(params) - params.keys()
+        broken = [rule.keys for rule in self.rules if not holds(rule, point)]
+        keys = set(self.keys) if missing else set(self.keys).intersection(*broken)
+        for key in reversed(self.keys):  # a parent's change may make the parameter disappear
+            keys |= self._free[key].when.keys() & self.domains.keys() if key in keys else set()
+        changes: list[tuple[str, Any]] = []
+        for key in self.keys:
+            if key in keys and key in params:
+                hints = [hint for rule in self.rules for hint in rule.hints if hint.key == key]
+                hinted = Variable(key, self._free[key], [], hints)
+                values = islice(hinted.candidates(point, rng), _NEIGHBOUR_VALUES)
+                changes += [(key, value) for value in values if value != params[key]]
+        return changes or [(key, params[key]) for key in params if missing]
+
+    def _changed(
+        self, current: Params, changes: Sequence[tuple[str, Any]], rng: np.random.Generator
+    ) -> Iterator[Params]:
+        """Valid points of these parameters with one of the changes, in random order."""
         for index in rng.permutation(len(changes)).tolist():
             key, value = changes[index]
             pinned = {**current, key: value}
