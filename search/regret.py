@@ -104,7 +104,7 @@ def measure(
     tables: Sequence[CurveTable],
     seeds: Sequence[int],
     conditions: Conditions,
-    told: Callable[[str], None] = lambda _: None,
+    told: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Summary:
     """Simulate a method on every task with every seed.
 
@@ -113,7 +113,7 @@ def measure(
         tables: the tasks.
         seeds: of sampler and faults.
         conditions: workers, budget, faults.
-        told: hears of each task that is done.
+        told: hears after each run of its task, how many are done, and of how many.
     """
     runs: list[Run] = []
     areas: list[list[float]] = []
@@ -134,7 +134,7 @@ def measure(
             if method.by_time:
                 budget_s = conditions.trainings * table.full_training_s
                 areas.append([volume(run, table, f * budget_s) for f in FRACTIONS])
-        told(f"{method.name}: {table.name}")
+            told(table.name, len(runs), len(tables) * len(seeds))
     shape = (len(tables), len(seeds), len(FRACTIONS))
     regrets = np.array([[run.regret_at(f) for f in FRACTIONS] for run in runs])
     return Summary(

@@ -63,15 +63,15 @@ def main() -> None:
             if path.exists() or not tables:
                 continue
             conditions = Conditions(workers=asked.workers)
-            summary = measure(method, tables, range(asked.seeds), conditions, told=told)
+            summary = measure(method, tables, range(asked.seeds), conditions, told)
             path.write_text(json.dumps(summary.row()) + "\n")
     text = report(asked.results)
     (asked.results / "search.md").write_text(text)
     print(text)
 
 
-def told(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def told(task: str, done: int, of: int) -> None:
+    print(f"{task}: {done} of {of} runs", file=sys.stderr, flush=True)
 
 
 def tables_of(folder: str) -> list[CurveTable]:
