@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from search.cli_calibrate import calibrate_command
 from search.cli_check import check_command
 from search.cli_convert import convert_command
 from search.cli_data import data_command
@@ -73,6 +74,7 @@ for _command in (
     best_command,
     report_command,
     simulate_command,
+    calibrate_command,
     sync_command,
     train_command,
     evaluate_command,

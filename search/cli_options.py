@@ -1,13 +1,21 @@
 """Options that several commands share."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import yaml
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from search.folder import SearchFolder
 from search.records import TrialRecord
@@ -72,6 +80,24 @@ def make_console() -> Console:
         # A pipe has no width of its own: lines are as long as they need to be.
         console = Console(width=max(MIN_WIDTH, 120), soft_wrap=True)
     return console
+
+
+@contextmanager
+def progress_bar(what: str, units: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar to tell how much is done, and of how much; silent where standard error is no terminal.
+
+    Args:
+        what: is done.
+        units: what is counted.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), units)
+    silent = not console.is_terminal
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=silent
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
 def open_recorded(runs: Path, name: str) -> tuple[SearchSpec, SearchFolder, list[TrialRecord]]:

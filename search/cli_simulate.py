@@ -5,16 +5,9 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from search.cli_options import format_option, make_console
+from search.cli_options import format_option, make_console, progress_bar
 
 PERCENT = 100.0
 
@@ -76,13 +69,10 @@ def simulate_command(
     conditions = Conditions(workers, budget, failures, stragglers)
     method = Method(sampler, stopping, grace, check_share, cost_aware, by_time)
     loaded = load_tables(table, tasks)
-    with _bar() as bar:
-        task = bar.add_task(method.name, total=len(loaded) * seeds)
-
-        def told(name: str, done: int, _of: int) -> None:
-            bar.update(task, completed=done, description=f"{method.name} on {name}")
-
-        summary = measure(method, loaded, range(seeds), conditions, told)
+    with progress_bar(method.name, "runs") as told:
+        summary = measure(
+            method, loaded, range(seeds), conditions, lambda _, done, of: told(done, of)
+        )
     if picture is not None:
         plot([summary], picture)
     row = summary.row()
@@ -90,16 +80,6 @@ def simulate_command(
         click.echo(json.dumps(row, indent=2))
         return
     _print(row, make_console())
-
-
-def _bar() -> Progress:
-    """Runs done so far; silent where standard error is no terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), "runs")
-    left = TimeRemainingColumn()
-    return Progress(
-        *columns, left, console=console, transient=True, disable=not console.is_terminal
-    )
 
 
 def _print(row: dict[str, object], console: Console) -> None:

@@ -7,8 +7,10 @@ import numpy as np
 
 from spaces.schema import SearchSpec
 from spaces.space import MAX_LISTED_POINTS
-from trainables.cost import parameter_count, predict_epoch_s, total_macs, training_images
+from trainables.config import TrialConfig
+from trainables.cost import parameter_count, total_macs, training_images
 from trainables.data_cards import CARDS
+from trainables.prediction import Calibration, load, predict_epoch_s, predicted_peak_mib
 
 NUM_EXAMPLES = 3
 _LOW_SHARE = 0.01
@@ -74,16 +76,24 @@ def _examples(spec: SearchSpec) -> list[dict[str, Any]]:
 
 def _example(spec: SearchSpec, params: dict[str, Any]) -> dict[str, Any]:
     config = spec.trial_config(params)
-    images = training_images(config.data)
     is_sequence = CARDS[config.data.name].is_sequence
-    epoch_s = None if images is None else predict_epoch_s(config, images)
+    calibration = _calibration(spec, config)
+    epoch_s = predict_epoch_s(config, training_images(config.data), calibration)
+    memory = None if calibration is None else predicted_peak_mib(config, calibration)
     return {
         "params": params,
         "params_m": parameter_count(config.model) / 1e6,
         "macs_g": total_macs(config.model, is_sequence=is_sequence) / 1e9,
         "cpu_epoch_s": epoch_s,
-        "cpu_trial_s": None if epoch_s is None else epoch_s * config.train.total_epochs,
+        "cpu_trial_s": epoch_s * config.train.total_epochs,
+        "cpu_memory_mib": memory,
     }
+
+
+def _calibration(spec: SearchSpec, config: TrialConfig) -> Calibration | None:
+    """What was measured of this machine under a trial's conditions."""
+    found = load(max(1, int(spec.resources.cpus)))
+    return found if found is not None and found.precision == config.train.precision else None
 
 
 def _notes(spec: SearchSpec, size: dict[str, Any]) -> list[str]:
@@ -104,5 +114,16 @@ def _notes(spec: SearchSpec, size: dict[str, Any]) -> list[str]:
         notes.append(
             f"no trial will be stopped early: grace_epochs {grace} covers all {epochs} epochs"
         )
-    notes.append("CPU times are rough estimates, good to a factor of two")
+    calibration = _calibration(spec, spec.base_config)
+    if calibration is None:
+        notes.append(
+            "CPU times are rough estimates, good to a factor of two; `spiketune calibrate` "
+            "measures this machine"
+        )
+    else:
+        notes.append(
+            "CPU times and memory (above an idle process) are predicted from steps measured on "
+            f"this machine: off by {100 * calibration.time_error:.0f} % and "
+            f"{100 * calibration.memory_error:.0f} % there (median)"
+        )
     return notes

@@ -1,0 +1,146 @@
+"""Predicted step times and memory: fitted to steps of this machine, kept, refused when unfit."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from search.cli import main
+from spaces import load_search_space
+from spaces.summary import summarize
+from trainables.calibrate import Measured, fitted, measure, training_step
+from trainables.config import ModelConfig, TrainConfig, TrialConfig
+from trainables.prediction import (
+    FILE,
+    MEMORY_WORK,
+    MIB,
+    TIME_WORK,
+    load,
+    machine,
+    predict_epoch_s,
+    predicted_peak_mib,
+    predicted_step_s,
+    save,
+    step_work,
+)
+
+DIGITS = Path(__file__).parents[2] / "spaces" / "digits.yaml"
+RATES = dict(zip(TIME_WORK, (2e-11, 1e-11, 3e-9, 2e-4, 1e-4, 1e-9), strict=True))
+BYTES = dict(zip(MEMORY_WORK, (14.0, 30.0, 20.0, 5.0 * MIB), strict=True))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPIKETUNE_CACHE", str(tmp_path))
+
+
+def config(index: int) -> TrialConfig:
+    """Different in every kind of work."""
+    model = {
+        "timesteps": (1, 2, 4, 8)[index % 4], "depth": 1 + index % 3,
+        "width": (32, 64, 96, 128, 192)[index % 5], "image_size": (16, 32)[index % 2],
+        "attention": ("statten", "sdt", "ssa")[index % 3], "block_size": 1, "heads": 4,
+    }  # fmt: skip
+    batch = (8, 16, 24, 32, 48, 64, 12)[index % 7]
+    return TrialConfig(model=ModelConfig.model_validate(model), train=TrainConfig(batch_size=batch))
+
+
+def made_up(index: int) -> Measured:
+    work = step_work(config(index))
+    seconds = sum(RATES[name] * work[name] for name in TIME_WORK)
+    return Measured(config(index), seconds, sum(BYTES[name] * work[name] for name in MEMORY_WORK))
+
+
+def test_rates_that_made_the_steps_are_found() -> None:
+    found = fitted([made_up(index) for index in range(14)], "float32", 1)
+    assert found.time_error < 1e-6
+    assert found.memory_error < 1e-6
+    for index in range(14, 40):
+        unseen = made_up(index)
+        assert unseen.peak_bytes is not None
+        assert predicted_step_s(unseen.config, found) == pytest.approx(unseen.seconds)
+        assert predicted_peak_mib(unseen.config, found) == pytest.approx(unseen.peak_bytes / MIB)
+    epoch_s = predict_epoch_s(config(16), 1000, found)
+    assert epoch_s == pytest.approx(1000 // 24 * made_up(16).seconds)
+
+
+def test_real_steps_are_measured() -> None:
+    small, large = (
+        TrialConfig(
+            model=ModelConfig(
+                width=width, depth=1, timesteps=2, block_size=1, image_size=16, pooling="0011"
+            ),
+            train=TrainConfig(batch_size=16),
+        )
+        for width in (16, 128)
+    )
+    threads = torch.get_num_threads()
+    measured = [measure(each, 0.0) for each in (small, large)]
+    assert torch.get_num_threads() == threads
+    assert 0.0 < measured[0].seconds < measured[1].seconds
+    if measured[1].peak_bytes is not None:
+        activations = step_work(large)["elements"]
+        assert activations < measured[1].peak_bytes < 100 * activations
+
+
+def test_a_step_of_parts_takes_its_batch() -> None:
+    train = TrainConfig(batch_size=8, accumulate=4)
+    model = ModelConfig(width=16, depth=1, timesteps=2, block_size=1, image_size=16, pooling="0011")
+    parts = TrialConfig(model=model, train=train)
+    training_step(parts)()
+    whole = parts.model_copy(update={"train": train.model_copy(update={"accumulate": 1})})
+    one, four = step_work(whole), step_work(parts)
+    assert four["macs1x1"] == one["macs1x1"]
+    assert four["layers"] == 4 * one["layers"]
+    assert four["widest"] == one["widest"] / 4
+
+
+def test_a_calibration_is_kept_for_its_machine_only(tmp_path: Path) -> None:
+    assert load() is None
+    found = fitted([made_up(index) for index in range(14)], "float32", 1)
+    path = save(found)
+    assert path == tmp_path / FILE
+    assert load() == found
+    assert load(threads=2) is None
+    save(replace(found, machine={**machine(1), "torch": "1.0"}))
+    assert load() is None
+    for broken in (b"", b"[]", b"{", b'{"format": 1}', path.read_bytes().replace(b"e-", b"x")):
+        path.write_bytes(broken)
+        assert load() is None
+    save(found)
+    content = json.loads(path.read_text())
+    content["seconds"]["elements"] = float("nan")
+    path.write_text(json.dumps(content))
+    assert load() is None
+
+
+def test_check_says_what_was_measured() -> None:
+    spec = load_search_space(DIGITS)
+    rough = summarize(spec)
+    assert rough["examples"][0]["cpu_memory_mib"] is None
+    assert "spiketune calibrate" in rough["notes"][-1]
+    found = fitted([made_up(index) for index in range(14)], "float32", 1)
+    save(found)
+    summary = summarize(spec)
+    assert "measured on this machine" in summary["notes"][-1]
+    for example in summary["examples"]:
+        trial = spec.trial_config(example["params"])
+        assert example["cpu_memory_mib"] == predicted_peak_mib(trial, found)
+        assert example["cpu_epoch_s"] == predict_epoch_s(trial, 1078, found)
+    save(replace(found, precision="bf16"))
+    assert summarize(spec)["examples"][0]["cpu_memory_mib"] is None
+
+
+def test_the_command_measures_and_keeps(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["calibrate", "--seconds", "1"])
+    assert done.exit_code == 0, done.output
+    assert "Each predicted by the others" in done.stdout
+    found = load()
+    assert found is not None
+    assert found.seconds.keys() == set(TIME_WORK)
+    assert str(tmp_path / FILE) in done.stdout.replace("\n", "")
+    bad = CliRunner().invoke(main, ["calibrate", "--seconds", "0"])
+    assert bad.exit_code == 2

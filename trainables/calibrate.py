@@ -1,0 +1,210 @@
+"""Measures training steps on this machine, so that those of other networks can be predicted."""
+
+import ctypes
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+
+from trainables.config import ModelConfig, TrainConfig, TrialConfig
+from trainables.model import build_model
+from trainables.optimization import Optimization
+from trainables.parallel import ALONE
+from trainables.prediction import MEMORY_WORK, TIME_WORK, Calibration, machine, step_work
+
+BUDGET_S = 20.0
+_MIN_STEPS = 3
+_SHARE_S = 0.9  # of a configuration's time, once it has its least steps
+# timesteps, depth, width, image size, channels, pooling, batch, attention: spread over what people
+# search, each kind of work large in some and small in others; the quick ones first.
+_STEPS: tuple[tuple[int, int, int, int, int, str, int, str], ...] = (
+    (1, 1, 32, 16, 1, "0011", 8, "sdt"),
+    (8, 1, 16, 16, 1, "0011", 8, "statten"),
+    (2, 3, 64, 16, 1, "0011", 16, "statten"),
+    (4, 1, 64, 16, 3, "0010", 32, "sdt"),
+    (4, 2, 192, 16, 3, "1111", 16, "statten"),
+    (1, 4, 256, 16, 3, "0011", 8, "sdt"),
+    (2, 1, 32, 32, 3, "0011", 64, "statten"),
+    (16, 1, 32, 32, 2, "1111", 8, "sdt"),
+    (4, 2, 128, 32, 3, "0011", 8, "statten"),
+    (4, 1, 64, 32, 3, "0011", 32, "ssa"),
+    (2, 2, 384, 32, 3, "1111", 32, "statten"),
+    (8, 2, 96, 32, 3, "0011", 16, "statten"),
+    (1, 2, 256, 32, 3, "0011", 32, "statten"),
+    (10, 1, 64, 64, 2, "1111", 8, "statten"),
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A configuration and what its steps took.
+
+    Attributes:
+        config: the network and its batch.
+        seconds: median of its steps.
+        peak_bytes: above the process before it; None where the system does not tell.
+    """
+
+    config: TrialConfig
+    seconds: float
+    peak_bytes: float | None
+
+
+def calibrate(
+    precision: str = "float32",
+    threads: int = 1,
+    budget_s: float = BUDGET_S,
+    told: Callable[[int, int], None] = lambda *_: None,
+) -> Calibration:
+    """Measure steps for about `budget_s` seconds and fit the rates that explain them.
+
+    Args:
+        precision: of the steps, as `train.precision`.
+        threads: as a trial will have.
+        budget_s: how long; a machine on which less than half of the steps fit takes longer.
+        told: hears how many configurations are measured, and of how many.
+    """
+    configs = [_config(*step, precision=precision) for step in _STEPS]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    start = time.monotonic()
+    measured: list[Measured] = []
+    try:
+        for number, config in enumerate(configs):
+            left_s = budget_s - (time.monotonic() - start)
+            if left_s <= 0.0 and number > len(configs) // 2:
+                break
+            measured.append(measure(config, max(left_s, 0.0) / (len(configs) - number)))
+            told(number + 1, len(configs))
+    finally:
+        torch.set_num_threads(before)
+    return fitted(measured, precision, threads)
+
+
+def _config(
+    timesteps: int,
+    depth: int,
+    width: int,
+    image_size: int,
+    in_channels: int,
+    pooling: str,
+    batch_size: int,
+    attention: str,
+    *,
+    precision: str,
+) -> TrialConfig:
+    is_event = in_channels == 2
+    model = {
+        "timesteps": timesteps, "depth": depth, "width": width, "image_size": image_size,
+        "in_channels": in_channels, "pooling": pooling, "attention": attention,
+        "block_size": 1, "heads": 4, "event_data": is_event,
+    }  # fmt: skip
+    train = {"batch_size": batch_size, "precision": precision, "device": "cpu"}
+    return TrialConfig(
+        model=ModelConfig.model_validate(model), train=TrainConfig.model_validate(train)
+    )
+
+
+def measure(config: TrialConfig, share_s: float) -> Measured:
+    """Take steps of a freshly built network on made-up images for about `share_s` seconds."""
+    with _peak() as peak:
+        step = training_step(config)
+        step()  # makes the gradients and the optimiser's state
+        taken: list[float] = []
+        until = time.monotonic() + _SHARE_S * share_s
+        for number in count():
+            if number >= _MIN_STEPS and time.monotonic() > until:
+                break
+            start = time.perf_counter()
+            step()
+            taken.append(time.perf_counter() - start)
+        del step
+    return Measured(config, statistics.median(taken), peak.get("bytes"))
+
+
+def training_step(config: TrialConfig) -> Callable[[], None]:
+    """A function that takes one optimisation step of a network on made-up images."""
+    model = config.model
+    network = build_model(model)
+    network.train()
+    device = torch.device("cpu")
+    optimization = Optimization(network, config.train, device, ALONE)
+    optimization.set_rate(config.train.lr)
+    frames = (model.timesteps,) if model.event_data else ()
+    part = config.train.batch_size // config.train.accumulate
+    shape = (part, *frames, model.in_channels, model.image_size, model.image_size)
+    inputs = torch.rand(shape)
+    labels = torch.randint(0, model.num_classes, (part,))
+    share = 1.0 / config.train.accumulate
+
+    def step() -> None:
+        for _ in range(config.train.accumulate):
+            optimization.step(inputs, labels, share)
+
+    return step
+
+
+@contextmanager
+def _peak() -> Iterator[dict[str, float]]:
+    """Measure the peak of resident memory within; empty where the system does not tell."""
+    found: dict[str, float] = {}
+    if sys.platform != "linux":
+        yield found
+        return
+    ctypes.CDLL(None).malloc_trim(0)  # what an earlier network left is not to be used again
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    yield found
+    found["bytes"] = max(0.0, _resident("VmHWM") - before)
+
+
+def _resident(name: str) -> float:
+    status = Path("/proc/self/status").read_text()
+    return 1024.0 * float(status.split(f"{name}:")[1].split()[0])
+
+
+def fitted(measured: Sequence[Measured], precision: str, threads: int) -> Calibration:
+    """The rates that explain measured steps best, relative to what each took."""
+    works = [step_work(step.config) for step in measured]
+    seconds = [step.seconds for step in measured]
+    known = [(w, m.peak_bytes) for w, m in zip(works, measured, strict=True) if m.peak_bytes]
+    time_rates, time_error = _fit(works, seconds, TIME_WORK)
+    memory_rates, memory_error = _fit([w for w, _ in known], [b for _, b in known], MEMORY_WORK)
+    return Calibration(
+        machine(threads), precision, time_rates, memory_rates, time_error, memory_error,
+        len(measured),
+    )  # fmt: skip
+
+
+def _fit(
+    works: Sequence[dict[str, float]], values: Sequence[float], names: tuple[str, ...]
+) -> tuple[dict[str, float], float]:
+    """Rates of at least 0, and the median error of values that the others predict."""
+    if len(values) <= len(names):
+        return dict.fromkeys(names, 0.0), 0.0
+    rows: Any = np.array([[work[name] for name in names] for work in works])
+    goal = np.array(values)
+    rates = _rates(rows, goal)
+    errors = []
+    for left_out in range(len(goal)):
+        rest = np.arange(len(goal)) != left_out
+        told = float(rows[left_out] @ _rates(rows[rest], goal[rest]))
+        errors.append(abs(told / goal[left_out] - 1.0))
+    return dict(zip(names, rates.tolist(), strict=True)), float(np.median(errors))
+
+
+def _rates(rows: Any, goal: Any) -> Any:
+    relative = rows / goal[:, None]
+    scale = relative.max(axis=0)
+    scale[scale == 0.0] = 1.0
+    found, _ = nnls(relative / scale, np.ones(len(goal)))
+    return found / scale

@@ -1,0 +1,173 @@
+"""Seconds and memory of a training step, predicted from what this machine has been seen to do.
+
+Importable without torch. Both are sums of a step's amounts of work, each at a rate that
+`spiketune calibrate` has fitted to some measured steps.
+"""
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from trainables import cost
+from trainables.cache import cache_folder
+from trainables.config import TrialConfig
+from trainables.cost import macs_per_timestep, parameter_count
+from trainables.data_cards import CARDS
+from trainables.files import write_atomically
+
+FILE = "calibration.json"
+FORMAT = 1
+MIB = 2**20
+
+TIME_WORK = ("macs3x3", "macs1x1", "elements", "layers", "layer_steps", "parameters")
+MEMORY_WORK = ("elements", "widest", "parameters", "fixed")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured on a machine, and the rates that explain it.
+
+    Attributes:
+        machine: where, as `machine` says.
+        precision: of the measured steps.
+        seconds: of a unit of each kind of work, by `TIME_WORK`.
+        bytes: by `MEMORY_WORK`.
+        time_error: median relative error of predicted step times, each predicted by the others.
+        memory_error: the same of peak memory.
+        num_steps: different steps that were measured.
+    """
+
+    machine: Mapping[str, Any]
+    precision: str
+    seconds: Mapping[str, float]
+    bytes: Mapping[str, float]
+    time_error: float
+    memory_error: float
+    num_steps: int
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What a calibration holds for: processor, torch, threads of a trial."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "threads": threads,
+        "torch": version("torch"),
+    }
+
+
+@lru_cache(maxsize=1)
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def step_work(config: TrialConfig) -> dict[str, float]:
+    """Amounts of work of one optimisation step, by the names of `TIME_WORK` and `MEMORY_WORK`."""
+    model, batch = config.model, config.train.batch_size // config.train.accumulate
+    frames = float(model.timesteps * batch)
+    is_sequence = CARDS[config.data.name].is_sequence
+    macs = macs_per_timestep(model, is_sequence=is_sequence)
+    large = sum(n for name, n in macs.items() if "proj_conv" in name and "embed" in name)
+    large += macs["patch_embed.rpe_conv"]
+    sizes = _layer_sizes(config, is_sequence=is_sequence)
+    parts = float(config.train.accumulate)
+    return {
+        "macs3x3": large * frames * parts,
+        "macs1x1": (sum(macs.values()) - large) * frames * parts,
+        "elements": sum(sizes) * frames * parts,
+        "layers": len(sizes) * parts,
+        "layer_steps": len(sizes) * model.timesteps * parts,
+        "parameters": float(parameter_count(model)),
+        "widest": max(sizes) * frames,
+        "fixed": 1.0,
+    }
+
+
+def _layer_sizes(config: TrialConfig, *, is_sequence: bool) -> list[int]:
+    """Activations of each neuron layer for one frame."""
+    model = config.model
+    rows = model.image_size
+    columns = 1 if is_sequence else rows
+    channels = (model.width // 8, model.width // 4, model.width // 2, model.width)
+    sizes = []
+    for stage, pools in enumerate(model.pooling):
+        sizes.append(channels[stage] * rows * columns)
+        if pools == "1":
+            rows, columns = (rows + 1) // 2, (columns + 1) // 2
+    tokens = rows * columns
+    currents = model.width * tokens
+    sizes.append(currents)
+    block = [currents] * 7 + [currents * model.mlp_ratio]
+    if model.attention == "ssa":
+        block.append(model.heads * tokens * tokens)
+    return sizes + block * model.depth
+
+
+def predicted_step_s(config: TrialConfig, calibration: Calibration) -> float:
+    """Seconds of one optimisation step."""
+    work = step_work(config)
+    return sum(rate * work[name] for name, rate in calibration.seconds.items())
+
+
+def predict_epoch_s(
+    config: TrialConfig, num_images: int, calibration: Calibration | None = None
+) -> float:
+    """Seconds of one training epoch on a CPU, on average over all epochs.
+
+    Args:
+        config: the trial.
+        num_images: training images an epoch.
+        calibration: of the machine; without it a rough estimate, good to a factor of two.
+    """
+    if calibration is None:
+        return cost.predict_epoch_s(config, num_images)
+    steps = num_images // config.train.batch_size
+    return steps * predicted_step_s(config, calibration)
+
+
+def predicted_peak_mib(config: TrialConfig, calibration: Calibration) -> float:
+    """Peak memory of training, MiB above that of the process before it."""
+    work = step_work(config)
+    # Parts of an accumulated step come one after another.
+    work["elements"] /= config.train.accumulate
+    return sum(rate * work[name] for name, rate in calibration.bytes.items()) / MIB
+
+
+def save(calibration: Calibration) -> Path:
+    """Keep a calibration for this user.
+
+    Raises:
+        OSError: the cache folder cannot be written.
+    """
+    path = cache_folder() / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps({"format": FORMAT, **asdict(calibration)}, indent=2) + "\n"
+    write_atomically(path, content.encode())
+    return path
+
+
+def load(threads: int = 1) -> Calibration | None:
+    """The calibration of this machine; None where there is none, or it is of another one."""
+    try:
+        content = json.loads((cache_folder() / FILE).read_text())
+        if content.pop("format", None) != FORMAT:
+            return None
+        found = Calibration(**content)
+        rates = [float(rate) for rate in (*found.seconds.values(), *found.bytes.values())]
+        complete = found.seconds.keys() == set(TIME_WORK) and found.bytes.keys() == set(MEMORY_WORK)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None  # a damaged file is made again by calibrating again
+    is_usable = complete and all(math.isfinite(rate) for rate in rates)
+    return found if is_usable and dict(found.machine) == machine(threads) else None
