@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from trainables.config import ModelConfig
+from trainables.model.backends import Backed
 from trainables.model.block import Block
 from trainables.model.embedding import PatchEmbedding, as_frames
 from trainables.model.neurons import make_neuron
 from trainables.model.spikformer import Spikformer
 
 
-class SpikingTransformer(nn.Module):
+class SpikingTransformer(Backed):
     """Spike-driven transformer with a choice of spike attention.
 
     Source: Yao et al., NeurIPS 2023; Lee et al., CVPR 2025. Differs from the reference by applying
@@ -54,7 +55,7 @@ class SpikingTransformer(nn.Module):
         for block in self.block:
             currents = block(currents)
         pooled_TBD = currents.flatten(3).mean(dim=3)
-        return torch.as_tensor(self.head(self.head_lif(pooled_TBD)))
+        return torch.as_tensor(self.head(self.backend.fire(self.head_lif, pooled_TBD)))
 
 
 def _init_weights(module: nn.Module) -> None:
