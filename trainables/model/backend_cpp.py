@@ -56,16 +56,20 @@ class CppBackend(TorchBackend):
         """Spikes as bytes; batch norm and neuron in one pass."""
         if norm is not None and not _is_plain(norm, x):
             x, norm = super().normalise(norm, x), None
-        if x.dtype == torch.float16:
-            x = x.float()
-        leak, stats, source = neuron.leak, None, x
+        leak, stats = neuron.leak, None
+        source = x.float() if x.dtype == torch.float16 else x
         if norm is not None:
-            source = x[:1] if is_static(x) else x
+            source = source[:1] if is_static(source) else source
             stats = statistics(norm, source, len(x))
         rate = 1.0 / TAU if leak is None else float(torch.sigmoid(leak.detach()))
         how = Firing(len(x), neuron.v_threshold, rate, stats)
         affine = (None, None) if norm is None else (norm.weight, norm.bias)
-        return neuron(x, fire(source, *affine, leak, how))
+        spikes = fire(source, *affine, leak, how)
+        if x.dtype == torch.bfloat16:
+            # Hooks see float32, as membrane potentials are; gradients go on in half the memory.
+            neuron(x, spikes.float())
+            return spikes
+        return neuron(x, spikes)
 
     def pool(self, x_TBCHW: torch.Tensor, stride: int) -> torch.Tensor:
         """Spikes, from spikes."""

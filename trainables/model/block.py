@@ -32,17 +32,18 @@ class SpikingMLP(Backed):
 
     def forward(self, x_TBDHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The branch's current and the current it is to be added to, both `[T,B,D,H,W]`."""
-        identity = x_TBDHW
-        hidden = self._layer("fc1", x_TBDHW)
+        currents = self._convolve("fc1", self.backend.fire(self.neuron("fc1_lif"), x_TBDHW))
+        lif, norm = self.neuron("fc2_lif"), self.norm("fc1_bn")
         if self.inner_residual:
-            hidden = identity + hidden
-            identity = hidden
-        return self._layer("fc2", hidden), identity
+            identity = x_TBDHW + self.backend.normalise(norm, currents)
+            spikes = self.backend.fire(lif, identity)
+        else:
+            identity = x_TBDHW
+            spikes = self.backend.fire(lif, currents, norm)
+        return self.backend.normalise(self.norm("fc2_bn"), self._convolve("fc2", spikes)), identity
 
-    def _layer(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        spikes = self.backend.fire(self.neuron(f"{name}_lif"), x)
-        currents = self.backend.convolve(self.synapses(f"{name}_conv"), spikes)
-        return self.backend.normalise(self.norm(f"{name}_bn"), currents)
+    def _convolve(self, name: str, spikes: torch.Tensor) -> torch.Tensor:
+        return self.backend.convolve(self.synapses(f"{name}_conv"), spikes)
 
 
 class DropPath(nn.Module):

@@ -158,13 +158,16 @@ def _weight_gradient_dense(
 
 
 def _input_gradient(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    out = channels_last(grad, weight.shape[1])
     if weight.shape[-1] == 1 and grad.dtype == weight.dtype:
-        rows = grad.movedim(2, -1).flatten(0, -2)
-        torch.mm(rows, weight.flatten(1), out=out.movedim(2, -1).flatten(0, -2))
-        return out
+        rows_TBHWN = grad.movedim(2, -1)
+        found = rows_TBHWN.flatten(0, -2) @ weight.flatten(1)
+        return found.view(*rows_TBHWN.shape[:-1], -1).movedim(-1, 2)
     turned = weight.flip(2, 3).transpose(0, 1)
     turned = turned.contiguous(memory_format=torch.channels_last)
+    if grad.dtype == weight.dtype:
+        found = nnf.conv2d(grad.flatten(0, 1), turned, padding="same")
+        return found.unflatten(0, grad.shape[:2])
+    out = channels_last(grad, weight.shape[1])
     for at in _chunks(grad, weight.dtype, weight.shape[1]):
         part = _dense(grad.flatten(0, 1)[at], weight.dtype)
         out.flatten(0, 1)[at] = nnf.conv2d(part, turned, padding="same")

@@ -72,32 +72,48 @@ struct PixelLists {
   }
 };
 
-template <class S, class A>
-void convolve_group(const PixelLists &lists, const Shape &shape, int64_t images, const A *weights,
-                    const A *bias, S *out) {
-  const int64_t h = shape.height, w = shape.width, pad = shape.pad(), inputs = shape.inputs;
-  for (int64_t block = 0; block < shape.blocks(); block++) {
-    const A *rows = weights + block * shape.taps() * inputs * LANE;
-    const int64_t n = std::min(LANE, shape.outputs - block * LANE);
+// The rows of weights that each pixel of a group adds up: tap * inputs + channel, of all its taps.
+struct RowLists {
+  std::vector<uint32_t> start, row;
+  void gather(const PixelLists &lists, const Shape &shape, int64_t images) {
+    const int64_t h = shape.height, w = shape.width, pad = shape.pad();
+    start.assign(1, 0);
+    row.clear();
     for (int64_t pixel = 0; pixel < images * h * w; pixel++) {
       const int64_t y = pixel / w % h, x = pixel % w;
+      for (int64_t tap = 0; tap < shape.taps(); tap++) {
+        const int64_t dy = tap / shape.size - pad, dx = tap % shape.size - pad;
+        if (y + dy < 0 || y + dy >= h || x + dx < 0 || x + dx >= w) continue;
+        const size_t from = size_t(pixel + dy * w + dx), at = row.size();
+        const uint32_t begin = lists.start[from], count = lists.start[from + 1] - begin;
+        const uint32_t first = uint32_t(tap * shape.inputs);
+        row.resize(at + count);
+        for (uint32_t i = 0; i < count; i++) row[at + i] = first + lists.channel[begin + i];
+      }
+      start.push_back(uint32_t(row.size()));
+    }
+  }
+};
+
+template <class S, class A>
+void convolve_group(const RowLists &lists, const Shape &shape, int64_t pixels, const A *weights,
+                    const A *bias, S *out) {
+  for (int64_t block = 0; block < shape.blocks(); block++) {
+    const A *rows = weights + block * shape.taps() * shape.inputs * LANE;
+    const int64_t n = std::min(LANE, shape.outputs - block * LANE);
+    for (int64_t pixel = 0; pixel < pixels; pixel++) {
       Sums<A> sums;
       sums.read(bias + block * LANE);
-      for (int64_t dy = -pad; dy <= pad; dy++) {
-        if (y + dy < 0 || y + dy >= h) continue;
-        for (int64_t dx = -pad; dx <= pad; dx++) {
-          if (x + dx < 0 || x + dx >= w) continue;
-          const A *tap = rows + ((dy + pad) * shape.size + dx + pad) * inputs * LANE;
-          const int64_t from = pixel + dy * w + dx;
-          const uint32_t end = lists.start[size_t(from + 1)];
-          for (uint32_t i = lists.start[size_t(from)]; i < end; i++)
-            sums.add(tap + int64_t(lists.channel[i]) * LANE);
-        }
-      }
+      const uint32_t *row = lists.row.data() + lists.start[size_t(pixel)];
+      const uint32_t *end = lists.row.data() + lists.start[size_t(pixel + 1)];
+      for (; row < end; row++) sums.add(rows + int64_t(*row) * LANE);
+      S *to = out + pixel * shape.outputs + block * LANE;
       A values[LANE];
       sums.write(values);
-      S *to = out + pixel * shape.outputs + block * LANE;
-      for (int64_t j = 0; j < n; j++) store(to + j, values[j]);
+      if (n == LANE)
+        for (int64_t j = 0; j < LANE; j++) store(to + j, values[j]);
+      else
+        for (int64_t j = 0; j < n; j++) store(to + j, values[j]);
     }
   }
 }
@@ -109,11 +125,13 @@ void convolve(const uint8_t *x, const Shape &shape, const A *weights, const A *b
 #pragma omp parallel num_threads(threads)
   {
     PixelLists lists;
+    RowLists rows;
 #pragma omp for schedule(dynamic)
     for (int64_t g = 0; g < shape.groups(); g++) {
       const int64_t first = g * group, images = std::min(group, shape.images - first);
       lists.fill(x + first * shape.pixels() * shape.inputs, images * shape.pixels(), shape.inputs);
-      convolve_group(lists, shape, images, weights, bias,
+      rows.gather(lists, shape, images);
+      convolve_group(rows, shape, images * shape.pixels(), weights, bias,
                      out + first * shape.pixels() * shape.outputs);
     }
   }
