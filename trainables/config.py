@@ -202,7 +202,9 @@ class TrainConfig(StrictModel):
     `neuron_backend` says how the network is computed, not what: `torch` is plain torch with
     SpikingJelly's neurons, `cpp` is kernels that are compiled on the machine, for CPUs, several
     times faster in a fraction of the memory; `auto` takes what the device has. They differ by
-    rounding. Where a backend cannot run, torch does. `compile` compiles plain torch.
+    rounding. Where a backend cannot run, torch does. `compile` compiles plain torch. `recompute`
+    keeps only the blocks' inputs for the backward, which computes the blocks again: less memory,
+    more time, the same result.
     """
 
     epochs: PositiveInt = 200
@@ -230,6 +232,7 @@ class TrainConfig(StrictModel):
     channels_last: bool = False
     compile: bool = False
     neuron_backend: NeuronBackend = "auto"
+    recompute: bool = False
     sync_batchnorm: bool = True
     device: Device = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42

@@ -15,6 +15,7 @@ from trainables.model.backends import Backed, Synapses
 from trainables.model.block import DropPath
 from trainables.model.embedding import POOL_STRIDE, as_frames, conv3x3
 from trainables.model.neurons import ATTENTION_THRESHOLD, make_neuron
+from trainables.model.recompute import Stack
 
 # STAtten plugs in where Spikformer's SSA is; the mode's scale and blocks come with the product.
 PRODUCTS: dict[str, type[SpikeProduct]] = {"ssa": TokenProduct, "statten": BlockProduct}
@@ -154,7 +155,7 @@ class Spikformer(nn.Module):
         self.config = config
         self.patch_embed = SpikingPatchSplitting(config)
         rates = torch.linspace(0.0, config.drop_path, config.depth, device="cpu").tolist()
-        self.block = nn.ModuleList(SpikformerBlock(config, rate) for rate in rates)
+        self.block = Stack(SpikformerBlock(config, rate) for rate in rates)
         self.head = nn.Linear(config.width, config.num_classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -171,7 +172,5 @@ class Spikformer(nn.Module):
         Raises:
             ValueError: the shape or the number of timesteps does not fit the configuration.
         """
-        counts = self.patch_embed(as_frames(x, self.config))
-        for block in self.block:
-            counts = block(counts)
+        counts = self.block.through(self.patch_embed(as_frames(x, self.config)))
         return torch.as_tensor(self.head(counts.flatten(3).mean(dim=3)))
