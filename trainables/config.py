@@ -33,6 +33,7 @@ Optimizer = Literal["adamw", "lamb"]
 Loss = Literal["ce", "tet"]
 Precision = Literal["float32", "bf16", "fp16", "float64"]
 Device = Literal["auto", "cpu", "cuda"]
+NeuronBackend = Literal["auto", "torch", "cpp"]
 
 # Which attention modes each backbone has.
 ATTENTION_OF: Mapping[Backbone, tuple[Attention, ...]] = {
@@ -197,6 +198,13 @@ class TrainConfig(StrictModel):
 
     Half precisions are of convolutions and products: membrane potentials stay float32. float64 is
     for comparing implementations, in which one flipped spike shows.
+
+    `neuron_backend` says how the network is computed, not what: `torch` is plain torch with
+    SpikingJelly's neurons, `cpp` is kernels that are compiled on the machine, for CPUs, several
+    times faster in a fraction of the memory; `auto` takes what the device has. They differ by
+    rounding. Where a backend cannot run, torch does. `compile` compiles plain torch. `recompute`
+    keeps only the blocks' inputs for the backward, which computes the blocks again: less memory,
+    more time, the same result.
     """
 
     epochs: PositiveInt = 200
@@ -223,9 +231,20 @@ class TrainConfig(StrictModel):
     precision: Precision = "float32"
     channels_last: bool = False
     compile: bool = False
+    neuron_backend: NeuronBackend = "auto"
+    recompute: bool = False
     sync_batchnorm: bool = True
     device: Device = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+
+    @model_validator(mode="after")
+    def _compiled_is_torch(self) -> Self:
+        if self.compile and self.neuron_backend not in ("auto", "torch"):
+            raise ValueError(
+                "neuron_backend must be auto or torch with compile=true, "
+                f"but got {self.neuron_backend}"
+            )
+        return self
 
     @property
     def total_epochs(self) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 
 from trainables.config import Precision, TrialConfig
 from trainables.data import Split
+from trainables.model.selection import use_backend
 from trainables.model.weights import load_model
 from trainables.scoring import autocast
 
@@ -53,8 +54,9 @@ def measure_latencies(
     Raises:
         CheckpointError: the weights are of another network.
     """
-    network = load_model(config.model, state, device)
     train = config.train
+    network = load_model(config.model, state, device)
+    use_backend(network, train, device)
     sizes = sorted({1, min(train.eval_batch_size, len(split))})
     batches = (split.batch(torch.arange(size), device)[0] for size in sizes)
     return [measure_latency(network, batch, train.precision) for batch in batches]

@@ -22,6 +22,8 @@ from trainables.data.feeding import feed
 from trainables.errors import CheckpointError, InputError, TrialFailedError
 from trainables.mixing import mix
 from trainables.model import build_model
+from trainables.model.recompute import set_recompute
+from trainables.model.selection import use_backend
 from trainables.optimization import Optimization
 from trainables.parallel import ALONE, World
 from trainables.scoring import Evaluation, Scorer
@@ -80,6 +82,8 @@ class TrialRun:
         self._dtype = torch.float64 if config.train.precision == "float64" else torch.float32
         torch.manual_seed(config.train.seed)
         self.model: nn.Module = build_model(config.model).to(self.device, self._dtype)
+        use_backend(self.model, config.train, self.device)
+        set_recompute(self.model, recompute=config.train.recompute)
         self.optimization = Optimization(self.model, config.train, self.device, world)
         _reset_peak_memory(self.device)
 

@@ -12,6 +12,7 @@ import torch
 from trainables.config import ModelConfig, TrialConfig
 from trainables.data import Split
 from trainables.data.feeding import feed
+from trainables.model.selection import use_backend
 from trainables.model.weights import load_model
 from trainables.scoring import Evaluation, Scorer
 
@@ -84,8 +85,10 @@ def sweep(
     """
     weights = {name: x.to(device) for name, x in state.items()}
     variants = [at_timesteps(config.model, t) for t in timesteps]
-    networks = [load_model(model, weights, device) for model, _ in variants]
     train = config.train
+    networks = [load_model(model, weights, device) for model, _ in variants]
+    for network in networks:
+        use_backend(network, train, device)
     done = 0
     with ExitStack() as stack:
         scorers = [

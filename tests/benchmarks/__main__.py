@@ -13,7 +13,7 @@ import torch
 from search.propose import make_proposer
 from search.records import EpochRecord, TrialRecord
 from spaces import SearchSpec, load_search_space
-from tests.benchmarks import ledger_scale, tracking_outage
+from tests.benchmarks import ledger_scale, steps, tracking_outage
 from trainables.config import ModelConfig
 from trainables.model import build_model
 
@@ -26,6 +26,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, Python {platform.python_version()}, one thread")
     training_steps()
+    steps.main([])
     proposals()
     tracking_outage.main()
     ledger_scale.main()

@@ -1,10 +1,14 @@
-"""Our network equals the papers' in float64: logits, loss, gradients, optimiser steps, spikes."""
+"""Our network equals the papers' in float64, through every backend of the CPU.
+
+Logits, loss, gradients, optimiser steps, spikes.
+"""
 
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from backends import CPU_BACKENDS, computed_by
 from golden_cases import golden_module, model_config
 from torch import nn
 
@@ -18,11 +22,12 @@ CASES: list[str] = GOLDEN.cases() if GOLDEN else []
 pytestmark = pytest.mark.skipif(GOLDEN is None, reason="no golden results beside the project")
 
 
-def load(name: str) -> tuple[Any, nn.Module, torch.Tensor, torch.Tensor]:
+def load(name: str, backend: str) -> tuple[Any, nn.Module, torch.Tensor, torch.Tensor]:
     assert GOLDEN is not None
     case = GOLDEN.load(name)
     model = build_model(model_config(case.config)).double()
     model.load_state_dict({k: torch.from_numpy(np.asarray(v)) for k, v in case.state_dict.items()})
+    computed_by(backend, model)
     return case, model, torch.from_numpy(case.input).double(), torch.from_numpy(case.target).long()
 
 
@@ -30,9 +35,10 @@ def train_config(case: Any) -> TrainConfig:
     return TrainConfig(loss="tet" if case.config["tet"] else "ce", label_smoothing=0.0)
 
 
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("name", CASES)
-def test_logits_loss_and_gradients_equal_the_reference(name: str) -> None:
-    case, model, x, target = load(name)
+def test_logits_loss_and_gradients_equal_the_reference(name: str, backend: str) -> None:
+    case, model, x, target = load(name, backend)
     tet = case.config["tet"]
     model.eval()
     with torch.no_grad():
@@ -55,9 +61,10 @@ def test_logits_loss_and_gradients_equal_the_reference(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("name", CASES)
-def test_optimiser_steps_and_parameter_count_equal_the_reference(name: str) -> None:
-    case, model, x, target = load(name)
+def test_optimiser_steps_and_parameter_count_equal_the_reference(name: str, backend: str) -> None:
+    case, model, x, target = load(name, backend)
     count = sum(p.numel() for p in model.parameters())
     assert count == case.expected["params"] == parameter_count(model_config(case.config))
     model.train()

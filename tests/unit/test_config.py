@@ -88,6 +88,8 @@ ELSEWHERE = {
     "train.mixup_prob": "read with mixup, below",
     "train.mixup_switch_prob": "read with mixup, below",
     "train.mixup_off_epoch": "read with mixup, below",
+    "train.neuron_backend": "tests/contract/test_backends.py",
+    "train.recompute": "tests/contract/test_recompute.py",
     "train.channels_last": "tests/unit/test_optimization.py",
     "train.compile": "tests/unit/test_optimization.py",
     "train.sync_batchnorm": "tests/contract/test_parallel.py",

@@ -5,9 +5,9 @@ Shapes: T timesteps, B batch, D width, H W grid, N tokens (H*W), A heads, d head
 
 import torch
 from torch import nn
-from torch.nn import functional as nnf
 
 from trainables.config import ModelConfig, grid_size
+from trainables.model.backends import Backed, Synapses
 from trainables.model.neurons import ATTENTION_THRESHOLD, make_neuron
 
 
@@ -70,7 +70,7 @@ class TokenProduct(SpikeProduct):
         return ((q @ k.transpose(-2, -1)) @ v) * self.scale(grid)
 
 
-class SpikeAttention(nn.Module):
+class SpikeAttention(Backed):
     """Query, key and value spikes, a mode's mixing of them, and the output projection.
 
     A mode is a subclass that defines `mix`; event data is max-pooled in space, as in the reference.
@@ -85,13 +85,13 @@ class SpikeAttention(nn.Module):
         self.event_data = config.event_data
         self.shortcut_lif = make_neuron(config.neuron)
         for name in ("q", "k", "v"):
-            self.add_module(f"{name}_conv", nn.Conv2d(width, width, kernel_size=1, bias=False))
+            self.add_module(f"{name}_conv", Synapses(width, width, kernel_size=1, bias=False))
             self.add_module(f"{name}_bn", nn.BatchNorm2d(width))
             self.add_module(f"{name}_lif", make_neuron(config.neuron))
         # Dead in every mode of the reference, kept so that its checkpoints load both ways.
         self.talking_heads = nn.Conv1d(self.heads, self.heads, kernel_size=1, bias=False)
         self.talking_heads.requires_grad_(requires_grad=False)
-        self.proj_conv = nn.Conv2d(width, width, kernel_size=1)
+        self.proj_conv = Synapses(width, width, kernel_size=1)
         self.proj_bn = nn.BatchNorm2d(width)
 
     def mix(
@@ -109,21 +109,21 @@ class SpikeAttention(nn.Module):
 
     def forward(self, x_TBDHW: torch.Tensor) -> torch.Tensor:
         """Current to add to the input current `[T,B,D,H,W]`."""
-        num_steps, batch = x_TBDHW.shape[:2]
-        spikes = self.shortcut_lif(x_TBDHW)
-        flat = spikes.flatten(0, 1)
-        q, k, v = (self._project(name, flat, num_steps) for name in ("q", "k", "v"))
-        shortcut = _pool_grid(spikes) if self.event_data else spikes
+        backend = self.backend
+        spikes = backend.fire(self.neuron("shortcut_lif"), x_TBDHW)
+        currents = backend.convolve_all([self.synapses(f"{n}_conv") for n in "qkv"], spikes)
+        q, k, v = (self._split_heads(*layer) for layer in zip("qkv", currents, strict=True))
+        shortcut = backend.pool(spikes, stride=1) if self.event_data else spikes
         mixed = self.mix(q, k, v, shortcut)
-        out = self.proj_bn(self.proj_conv(mixed.flatten(0, 1)))
-        return torch.as_tensor(out).unflatten(0, (num_steps, batch))
+        out = backend.convolve(self.synapses("proj_conv"), mixed)
+        return backend.normalise(self.norm("proj_bn"), out)
 
-    def _project(self, name: str, flat: torch.Tensor, num_steps: int) -> torch.Tensor:
-        x = self.get_submodule(f"{name}_bn")(self.get_submodule(f"{name}_conv")(flat))
-        x = self.get_submodule(f"{name}_lif")(x.unflatten(0, (num_steps, -1)))
-        x = _pool_grid(x) if self.event_data else x
+    def _split_heads(self, name: str, currents_TBDHW: torch.Tensor) -> torch.Tensor:
+        lif, norm = self.neuron(f"{name}_lif"), self.norm(f"{name}_bn")
+        x = self.backend.fire(lif, currents_TBDHW, norm)
+        x = self.backend.pool(x, stride=1) if self.event_data else x
         # [T,B,D,H,W] -> [T,B,A,d,N] -> [T,B,A,N,d]
-        return torch.as_tensor(x.flatten(3).unflatten(2, (self.heads, -1)).transpose(-2, -1))
+        return x.flatten(3).unflatten(2, (self.heads, -1)).transpose(-2, -1)
 
 
 class STAttenAttention(SpikeAttention):
@@ -143,8 +143,8 @@ class STAttenAttention(SpikeAttention):
     ) -> torch.Tensor:
         """Fire on the scaled product; gate and add the shortcut for event data."""
         product = self.product(q, k, v, shortcut.shape[-2])
-        attn = self.attn_lif(_merge_heads(product, shortcut))
-        return attn * shortcut + shortcut if self.event_data else torch.as_tensor(attn)
+        attn = self.backend.fire(self.attn_lif, merge_heads(product, shortcut))
+        return attn * shortcut + shortcut if self.event_data else attn
 
 
 class SSAAttention(STAttenAttention):
@@ -160,7 +160,7 @@ class SSAAttention(STAttenAttention):
     ) -> torch.Tensor:
         """Fire on the scaled product."""
         product = self.product(q, k, v, shortcut.shape[-2])
-        return torch.as_tensor(self.attn_lif(_merge_heads(product, shortcut)))
+        return self.backend.fire(self.attn_lif, merge_heads(product, shortcut))
 
 
 class SDTAttention(SpikeAttention):
@@ -176,11 +176,13 @@ class SDTAttention(SpikeAttention):
     ) -> torch.Tensor:
         """Mask the query by the channels whose key-value sum fires."""
         kv = k * v
-        kv = _pool_tokens(kv) if self.event_data else kv
-        gate = self.talking_heads_lif(kv.sum(dim=-2, keepdim=True))
+        # The reference pools a [T,B,A,N,d] tensor with window (1,3,3): tokens x head dim, not
+        # height x width. Kept for parity of results and checkpoints.
+        kv = self.backend.pool(kv, stride=1) if self.event_data else kv
+        gate = self.backend.fire(self.talking_heads_lif, kv.sum(dim=-2, keepdim=True))
         out = q * gate
-        out = _pool_tokens(out) if self.event_data else out
-        return _merge_heads(out, shortcut)
+        out = self.backend.pool(out, stride=1) if self.event_data else out
+        return merge_heads(out, shortcut)
 
 
 ATTENTION_MODES: dict[str, type[SpikeAttention]] = {
@@ -203,17 +205,9 @@ def make_attention(config: ModelConfig) -> SpikeAttention:
     return ATTENTION_MODES[config.attention](config)
 
 
-def _merge_heads(x_TBANd: torch.Tensor, like_TBDHW: torch.Tensor) -> torch.Tensor:
-    return x_TBANd.transpose(-2, -1).reshape(like_TBDHW.shape)
-
-
-def _pool_grid(x_TBDHW: torch.Tensor) -> torch.Tensor:
-    pooled = nnf.max_pool2d(x_TBDHW.flatten(0, 1), kernel_size=3, stride=1, padding=1)
-    return pooled.unflatten(0, x_TBDHW.shape[:2])
-
-
-def _pool_tokens(x_TBANd: torch.Tensor) -> torch.Tensor:
-    # The reference pools a [T,B,A,N,d] tensor with window (1,3,3): tokens x head dim, not height x
-    # width. Kept for parity of results and checkpoints.
-    pooled = nnf.max_pool2d(x_TBANd.flatten(0, 2), kernel_size=3, stride=1, padding=1)
-    return pooled.unflatten(0, x_TBANd.shape[:3])
+def merge_heads(x_TBANd: torch.Tensor, like_TBDHW: torch.Tensor) -> torch.Tensor:
+    """`[T,B,D,H,W]` of heads, in the memory order of another tensor of that shape."""
+    if like_TBDHW.stride(2) != 1:
+        return x_TBANd.transpose(-2, -1).reshape(like_TBDHW.shape)
+    rows_TBHWD = x_TBANd.transpose(2, 3).reshape(like_TBDHW.movedim(2, -1).shape)
+    return rows_TBHWD.movedim(-1, 2)

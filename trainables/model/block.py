@@ -8,10 +8,11 @@ from torch import nn
 
 from trainables.config import ModelConfig
 from trainables.model.attention import make_attention
+from trainables.model.backends import Backed, Synapses
 from trainables.model.neurons import make_neuron
 
 
-class SpikingMLP(nn.Module):
+class SpikingMLP(Backed):
     """Two 1x1 convolutions, each fed by spikes; an inner residual when the ratio is 1.
 
     Source: Yao et al., NeurIPS 2023; names are the reference's keys.
@@ -23,26 +24,26 @@ class SpikingMLP(nn.Module):
         hidden = config.width * config.mlp_ratio
         self.inner_residual = config.mlp_ratio == 1
         self.fc1_lif = make_neuron(config.neuron)
-        self.fc1_conv = nn.Conv2d(config.width, hidden, kernel_size=1)
+        self.fc1_conv = Synapses(config.width, hidden, kernel_size=1)
         self.fc1_bn = nn.BatchNorm2d(hidden)
         self.fc2_lif = make_neuron(config.neuron)
-        self.fc2_conv = nn.Conv2d(hidden, config.width, kernel_size=1)
+        self.fc2_conv = Synapses(hidden, config.width, kernel_size=1)
         self.fc2_bn = nn.BatchNorm2d(config.width)
 
     def forward(self, x_TBDHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The branch's current and the current it is to be added to, both `[T,B,D,H,W]`."""
-        identity = x_TBDHW
-        hidden = self._layer("fc1", x_TBDHW)
+        currents = self._convolve("fc1", self.backend.fire(self.neuron("fc1_lif"), x_TBDHW))
+        lif, norm = self.neuron("fc2_lif"), self.norm("fc1_bn")
         if self.inner_residual:
-            hidden = identity + hidden
-            identity = hidden
-        return self._layer("fc2", hidden), identity
+            identity = x_TBDHW + self.backend.normalise(norm, currents)
+            spikes = self.backend.fire(lif, identity)
+        else:
+            identity = x_TBDHW
+            spikes = self.backend.fire(lif, currents, norm)
+        return self.backend.normalise(self.norm("fc2_bn"), self._convolve("fc2", spikes)), identity
 
-    def _layer(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        spikes = self.get_submodule(f"{name}_lif")(x)
-        flat = self.get_submodule(f"{name}_conv")(spikes.flatten(0, 1))
-        out = self.get_submodule(f"{name}_bn")(flat)
-        return torch.as_tensor(out).unflatten(0, x.shape[:2])
+    def _convolve(self, name: str, spikes: torch.Tensor) -> torch.Tensor:
+        return self.backend.convolve(self.synapses(f"{name}_conv"), spikes)
 
 
 class DropPath(nn.Module):

@@ -7,10 +7,13 @@ import torch
 from torch import nn
 
 from trainables.config import ModelConfig
+from trainables.model.backends import Backed, Synapses
 from trainables.model.neurons import make_neuron
 
+POOL_STRIDE = 2
 
-class PatchEmbedding(nn.Module):
+
+class PatchEmbedding(Backed):
     """Convolution, batch norm, spikes and optional pooling, four times, then a positional residual.
 
     Source: Yao et al., NeurIPS 2023, spiking patch splitting; names are the reference's keys.
@@ -27,31 +30,22 @@ class PatchEmbedding(nn.Module):
             self.add_module(f"proj_conv{suffix}", conv3x3(c_in, c_out))
             self.add_module(f"proj_bn{suffix}", nn.BatchNorm2d(c_out))
             self.add_module(f"proj_lif{suffix}", make_neuron(config.neuron))
-        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         self.rpe_conv = conv3x3(width, width)
         self.rpe_bn = nn.BatchNorm2d(width)
 
     def forward(self, x_TBCHW: torch.Tensor) -> torch.Tensor:
         """Currents `[T,B,D,H',W']` of frames `[T,B,C,H,W]`."""
-        num_steps, batch = x_TBCHW.shape[:2]
-        x = x_TBCHW.flatten(0, 1)
+        backend, x = self.backend, x_TBCHW
         for stage, suffix in enumerate(("", "1", "2")):
-            x = self._convolve(x, suffix)
-            x = self._fire(x, suffix, num_steps)
-            x = self.pool(x) if self.pool_stages[stage] else x
-        x = self._convolve(x, "3")
-        features = self.pool(x) if self.pool_stages[3] else x
-        x = self._fire(features, "3", num_steps)
-        x = self.rpe_bn(self.rpe_conv(x)) + features
-        return x.unflatten(0, (num_steps, batch))
-
-    def _convolve(self, x: torch.Tensor, suffix: str) -> torch.Tensor:
-        out = self.get_submodule(f"proj_bn{suffix}")(self.get_submodule(f"proj_conv{suffix}")(x))
-        return torch.as_tensor(out)
-
-    def _fire(self, x: torch.Tensor, suffix: str, num_steps: int) -> torch.Tensor:
-        spikes = self.get_submodule(f"proj_lif{suffix}")(x.unflatten(0, (num_steps, -1)))
-        return torch.as_tensor(spikes).flatten(0, 1)
+            x = backend.convolve(self.synapses(f"proj_conv{suffix}"), x)
+            x = backend.fire(self.neuron(f"proj_lif{suffix}"), x, self.norm(f"proj_bn{suffix}"))
+            x = backend.pool(x, POOL_STRIDE) if self.pool_stages[stage] else x
+        x = backend.convolve(self.synapses("proj_conv3"), x)
+        stride = POOL_STRIDE if self.pool_stages[3] else 0
+        features = backend.normalise(self.norm("proj_bn3"), x, stride)
+        x = backend.fire(self.neuron("proj_lif3"), features)
+        x = backend.convolve(self.synapses("rpe_conv"), x)
+        return backend.normalise(self.norm("rpe_bn"), x) + features
 
 
 def as_frames(x: torch.Tensor, config: ModelConfig) -> torch.Tensor:
@@ -73,6 +67,6 @@ def as_frames(x: torch.Tensor, config: ModelConfig) -> torch.Tensor:
     raise ValueError(f"input must be {wanted} with T={num_steps}, but got shape {tuple(x.shape)}")
 
 
-def conv3x3(c_in: int, c_out: int) -> nn.Conv2d:
+def conv3x3(c_in: int, c_out: int) -> Synapses:
     """A 3x3 convolution that keeps the grid, without bias."""
-    return nn.Conv2d(c_in, c_out, kernel_size=3, stride=1, padding=1, bias=False)
+    return Synapses(c_in, c_out, kernel_size=3, stride=1, padding=1, bias=False)

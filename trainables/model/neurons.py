@@ -19,8 +19,18 @@ class SpikingNeuron(nn.Module):
     """What every neuron layer is: `[T,B,...]` currents in, 0/1 spikes of the same shape out.
 
     A call starts at membrane potential 0 and leaves no state behind, so a trial can never leak one
-    batch into the next.
+    batch into the next. Spikes that were computed elsewhere may be handed in: hooks see either.
+
+    Attributes:
+        v_threshold: membrane potential at which the neuron fires.
     """
+
+    v_threshold: float
+
+    @property
+    def leak(self) -> torch.Tensor | None:
+        """What 1/tau is learnt by: it is `sigmoid(leak)`; None for a fixed tau."""
+        return None
 
 
 class LIFNeuron(neuron.LIFNode, SpikingNeuron):  # type: ignore[misc]  # spikingjelly is untyped
@@ -33,13 +43,14 @@ class LIFNeuron(neuron.LIFNode, SpikingNeuron):  # type: ignore[misc]  # spiking
         """Set the firing threshold."""
         super().__init__(v_threshold=v_threshold, **_shared(tau=TAU))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, spikes: torch.Tensor | None = None) -> torch.Tensor:
         """Spikes of a sequence of currents.
 
         Args:
             x: currents `[T,B,...]`; half precision is widened, membrane state is never half.
+            spikes: the result, if it is known.
         """
-        return _from_rest(self, super().forward, x)
+        return _from_rest(self, super().forward, x) if spikes is None else spikes
 
 
 class PLIFNeuron(neuron.ParametricLIFNode, SpikingNeuron):  # type: ignore[misc]
@@ -52,9 +63,14 @@ class PLIFNeuron(neuron.ParametricLIFNode, SpikingNeuron):  # type: ignore[misc]
         """Set the firing threshold."""
         super().__init__(v_threshold=v_threshold, **_shared(init_tau=TAU))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    @property
+    def leak(self) -> torch.Tensor | None:
+        """The learnt `w`."""
+        return torch.as_tensor(self.w)
+
+    def forward(self, x: torch.Tensor, spikes: torch.Tensor | None = None) -> torch.Tensor:
         """Spikes of a sequence of currents `[T,B,...]`, as LIFNeuron."""
-        return _from_rest(self, super().forward, x)
+        return _from_rest(self, super().forward, x) if spikes is None else spikes
 
 
 NEURONS: dict[str, type[LIFNeuron] | type[PLIFNeuron]] = {"lif": LIFNeuron, "plif": PLIFNeuron}

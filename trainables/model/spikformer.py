@@ -10,19 +10,21 @@ import torch
 from torch import nn
 
 from trainables.config import ModelConfig
-from trainables.model.attention import BlockProduct, SpikeProduct, TokenProduct
+from trainables.model.attention import BlockProduct, SpikeProduct, TokenProduct, merge_heads
+from trainables.model.backends import Backed, Synapses
 from trainables.model.block import DropPath
-from trainables.model.embedding import as_frames, conv3x3
+from trainables.model.embedding import POOL_STRIDE, as_frames, conv3x3
 from trainables.model.neurons import ATTENTION_THRESHOLD, make_neuron
+from trainables.model.recompute import Stack
 
 # STAtten plugs in where Spikformer's SSA is; the mode's scale and blocks come with the product.
 PRODUCTS: dict[str, type[SpikeProduct]] = {"ssa": TokenProduct, "statten": BlockProduct}
 
 
-class FiringLayers(nn.Module):
+class FiringLayers(Backed):
     """A module of layers that are convolution, batch norm and neuron, each ending in spikes."""
 
-    def add_layer(self, name: str, conv: nn.Conv2d, neuron: str, suffix: str = "") -> None:
+    def add_layer(self, name: str, conv: Synapses, neuron: str, suffix: str = "") -> None:
         """Register `NAME_convSUFFIX`, `NAME_bnSUFFIX` and `NAME_lifSUFFIX`."""
         self.add_module(f"{name}_conv{suffix}", conv)
         self.add_module(f"{name}_bn{suffix}", nn.BatchNorm2d(conv.out_channels))
@@ -30,10 +32,9 @@ class FiringLayers(nn.Module):
 
     def fire(self, name: str, x_TBCHW: torch.Tensor, suffix: str = "") -> torch.Tensor:
         """Spikes `[T,B,C',H,W]` of a layer."""
-        current = self.get_submodule(f"{name}_conv{suffix}")(x_TBCHW.flatten(0, 1))
-        current = self.get_submodule(f"{name}_bn{suffix}")(current)
-        spikes = self.get_submodule(f"{name}_lif{suffix}")(current.unflatten(0, x_TBCHW.shape[:2]))
-        return torch.as_tensor(spikes)
+        currents = self.backend.convolve(self.synapses(f"{name}_conv{suffix}"), x_TBCHW)
+        lif, norm = self.neuron(f"{name}_lif{suffix}"), self.norm(f"{name}_bn{suffix}")
+        return self.backend.fire(lif, currents, norm)
 
 
 class SpikingPatchSplitting(FiringLayers):
@@ -51,7 +52,6 @@ class SpikingPatchSplitting(FiringLayers):
         for stage in range(4):
             conv = conv3x3(channels[stage], channels[stage + 1])
             self.add_layer("proj", conv, config.neuron, str(stage or ""))
-        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         self.add_layer("rpe", conv3x3(width, width), config.neuron)
 
     def forward(self, x_TBCHW: torch.Tensor) -> torch.Tensor:
@@ -59,8 +59,7 @@ class SpikingPatchSplitting(FiringLayers):
         x = x_TBCHW
         for stage, pools in enumerate(self.pool_stages):
             x = self.fire("proj", x, str(stage or ""))
-            if pools:
-                x = self.pool(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            x = self.backend.pool(x, POOL_STRIDE) if pools else x
         return self.fire("rpe", x) + x
 
 
@@ -85,19 +84,23 @@ class SpikformerAttention(FiringLayers):
         width = config.width
         self.heads = config.heads
         for name in ("q", "k", "v"):
-            self.add_layer(name, nn.Conv2d(width, width, 1, bias=False), config.neuron)
+            self.add_layer(name, Synapses(width, width, 1, bias=False), config.neuron)
         self.product = PRODUCTS[config.attention](config)
         self.attn_lif = make_neuron(config.neuron, ATTENTION_THRESHOLD)
-        self.add_layer("proj", nn.Conv2d(width, width, 1), config.neuron)
+        self.add_layer("proj", Synapses(width, width, 1), config.neuron)
 
     def forward(self, x_TBDHW: torch.Tensor) -> torch.Tensor:
         """Spikes to add to the input counts `[T,B,D,H,W]`."""
-        q, k, v = (self._split_heads(self.fire(name, x_TBDHW)) for name in ("q", "k", "v"))
+        convs = [self.synapses(f"{name}_conv") for name in "qkv"]
+        currents = self.backend.convolve_all(convs, x_TBDHW)
+        q, k, v = (self._split_heads(*layer) for layer in zip("qkv", currents, strict=True))
         product_TBANd = self.product(q, k, v, x_TBDHW.shape[-2])
-        current = product_TBANd.transpose(-2, -1).reshape(x_TBDHW.shape)
-        return self.fire("proj", self.attn_lif(current))
+        attn = self.backend.fire(self.attn_lif, merge_heads(product_TBANd, x_TBDHW))
+        return self.fire("proj", attn)
 
-    def _split_heads(self, x_TBDHW: torch.Tensor) -> torch.Tensor:
+    def _split_heads(self, name: str, currents_TBDHW: torch.Tensor) -> torch.Tensor:
+        lif, norm = self.neuron(f"{name}_lif"), self.norm(f"{name}_bn")
+        x_TBDHW = self.backend.fire(lif, currents_TBDHW, norm)
         # [T,B,D,H,W] -> [T,B,A,d,N] -> [T,B,A,N,d]
         return x_TBDHW.flatten(3).unflatten(2, (self.heads, -1)).transpose(-2, -1)
 
@@ -109,8 +112,8 @@ class SpikformerMLP(FiringLayers):
         """Build the two layers."""
         super().__init__()
         width, hidden = config.width, config.width * config.mlp_ratio
-        self.add_layer("fc1", nn.Conv2d(width, hidden, 1), config.neuron)
-        self.add_layer("fc2", nn.Conv2d(hidden, width, 1), config.neuron)
+        self.add_layer("fc1", Synapses(width, hidden, 1), config.neuron)
+        self.add_layer("fc2", Synapses(hidden, width, 1), config.neuron)
 
     def forward(self, x_TBDHW: torch.Tensor) -> torch.Tensor:
         """Spikes to add to the input counts `[T,B,D,H,W]`."""
@@ -152,7 +155,7 @@ class Spikformer(nn.Module):
         self.config = config
         self.patch_embed = SpikingPatchSplitting(config)
         rates = torch.linspace(0.0, config.drop_path, config.depth, device="cpu").tolist()
-        self.block = nn.ModuleList(SpikformerBlock(config, rate) for rate in rates)
+        self.block = Stack(SpikformerBlock(config, rate) for rate in rates)
         self.head = nn.Linear(config.width, config.num_classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -169,7 +172,5 @@ class Spikformer(nn.Module):
         Raises:
             ValueError: the shape or the number of timesteps does not fit the configuration.
         """
-        counts = self.patch_embed(as_frames(x, self.config))
-        for block in self.block:
-            counts = block(counts)
+        counts = self.block.through(self.patch_embed(as_frames(x, self.config)))
         return torch.as_tensor(self.head(counts.flatten(3).mean(dim=3)))

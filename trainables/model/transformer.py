@@ -9,13 +9,15 @@ import torch
 from torch import nn
 
 from trainables.config import ModelConfig
+from trainables.model.backends import Backed
 from trainables.model.block import Block
 from trainables.model.embedding import PatchEmbedding, as_frames
 from trainables.model.neurons import make_neuron
+from trainables.model.recompute import Stack
 from trainables.model.spikformer import Spikformer
 
 
-class SpikingTransformer(nn.Module):
+class SpikingTransformer(Backed):
     """Spike-driven transformer with a choice of spike attention.
 
     Source: Yao et al., NeurIPS 2023; Lee et al., CVPR 2025. Differs from the reference by applying
@@ -33,7 +35,7 @@ class SpikingTransformer(nn.Module):
         self.config = config
         self.patch_embed = PatchEmbedding(config)
         rates = torch.linspace(0.0, config.drop_path, config.depth, device="cpu").tolist()
-        self.block = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.block = Stack(Block(config, rate) for rate in rates)
         self.head_lif = make_neuron(config.neuron)
         self.head = nn.Linear(config.width, config.num_classes)
         self.apply(_init_weights)
@@ -50,11 +52,9 @@ class SpikingTransformer(nn.Module):
         Raises:
             ValueError: the shape or the number of timesteps does not fit the configuration.
         """
-        currents = self.patch_embed(as_frames(x, self.config))
-        for block in self.block:
-            currents = block(currents)
+        currents = self.block.through(self.patch_embed(as_frames(x, self.config)))
         pooled_TBD = currents.flatten(3).mean(dim=3)
-        return torch.as_tensor(self.head(self.head_lif(pooled_TBD)))
+        return torch.as_tensor(self.head(self.backend.fire(self.head_lif, pooled_TBD)))
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -1,0 +1,141 @@
+"""Training steps and evaluation of each neuron backend of the CPU against plain torch.
+
+A measurement is a process of its own, backends in turn, so that peak memory is its own and load
+from elsewhere meets all. `python -m tests.benchmarks.steps [CASE]... [--precision P] [--pairs N]`.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+EVENTS = {"event_data": True, "in_channels": 2, "image_size": 64, "width": 128}
+CASES: dict[str, tuple[dict[str, Any], int]] = {
+    "2-128": ({"width": 128}, 16),
+    "2-256": ({"width": 256}, 64),
+    "2-512": ({"width": 512}, 16),
+    "events T10": (EVENTS | {"timesteps": 10, "block_size": 5}, 4),
+    "events T16": (EVENTS | {"timesteps": 16, "block_size": 4}, 4),
+}
+SMALL = ("2-128",)
+PLAIN = "torch"
+BACKENDS = (PLAIN, "cpp")
+WARM_STEPS, STEPS = 1, 2
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the medians of paired ratios with their spread."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("cases", nargs="*", default=list(SMALL), choices=[*CASES, *SMALL])
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--pairs", type=int, default=3)
+    chosen = parser.parse_args(arguments)
+    for case in chosen.cases:
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in BACKENDS}
+        for _ in range(chosen.pairs):
+            for backend in BACKENDS:
+                found[backend].append(in_process(case, backend, chosen.precision))
+        show(case, chosen.precision, found)
+
+
+def show(case: str, precision: str, found: dict[str, list[dict[str, float]]]) -> None:
+    plain = found[PLAIN]
+    for backend in BACKENDS[1:]:
+        print(f"{case} {precision} {backend} against {PLAIN}, load {os.getloadavg()[0]:.1f}")
+        for key, unit in (
+            ("step_cpu_s", "s"), ("step_wall_s", "s"), ("eval_cpu_s", "s"), ("eval_wall_s", "s"),
+            ("peak_mib", "MiB"),
+        ):  # fmt: skip
+            pairs = [(a[key], b[key]) for a, b in zip(plain, found[backend], strict=True)]
+            ratios = sorted(a / b for a, b in pairs)
+            before, after = (statistics.median(side) for side in zip(*pairs, strict=True))
+            print(
+                f"  {key:12} {before:8.2f} {unit} -> {after:8.2f} {unit}: "
+                f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+                flush=True,
+            )
+
+
+def in_process(case: str, backend: str, precision: str) -> dict[str, float]:
+    """Measure in a fresh process."""
+    command = [sys.executable, "-m", "tests.benchmarks.steps", "--", case, backend, precision]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def measure(case: str, backend: str, precision: str) -> dict[str, float]:
+    """Seconds of a step and of an evaluation, and the peak above the process before them."""
+    import torch
+
+    from trainables.config import ModelConfig, TrainConfig
+    from trainables.model import build_model
+    from trainables.model.selection import use_backend
+    from trainables.optimization import Optimization
+    from trainables.parallel import ALONE
+    from trainables.scoring import autocast
+
+    fields, batch = CASES[case]
+    config = ModelConfig.model_validate(fields)
+    train = TrainConfig.model_validate({"neuron_backend": backend, "precision": precision})
+    device = torch.device("cpu")
+    torch.manual_seed(0)
+    model = build_model(config)
+    assert use_backend(model, train, device) == backend
+    optimization = Optimization(model, train, device, ALONE)
+    x = torch.randn(batch, config.in_channels, config.image_size, config.image_size)
+    if config.event_data:
+        shape = (batch, config.timesteps, *x.shape[1:])
+        x = torch.poisson(torch.full(shape, 0.2))
+    y = torch.randint(0, config.num_classes, (batch,))
+    before_mib = resident_mib("VmRSS")
+
+    def step() -> None:
+        optimization.step(x, y, 1.0)
+
+    @torch.no_grad()
+    def evaluate() -> None:
+        with autocast(device, train.precision):
+            model(x)
+
+    step_cpu_s, step_wall_s = timed(step)
+    peak_mib = resident_mib("VmHWM") - before_mib
+    model.eval()
+    eval_cpu_s, eval_wall_s = timed(evaluate)
+    return {
+        "step_cpu_s": step_cpu_s, "step_wall_s": step_wall_s, "eval_cpu_s": eval_cpu_s,
+        "eval_wall_s": eval_wall_s, "peak_mib": peak_mib,
+    }  # fmt: skip
+
+
+def timed(work: Callable[[], None]) -> tuple[float, float]:
+    """Median CPU and wall seconds, after the first runs."""
+    cpu: list[float] = []
+    wall: list[float] = []
+    for _ in range(WARM_STEPS + STEPS):
+        start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+        work()
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        wall.append(time.perf_counter() - start)
+    return statistics.median(cpu[WARM_STEPS:]), statistics.median(wall[WARM_STEPS:])
+
+
+def resident_mib(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--"]:
+        print(json.dumps(measure(*sys.argv[2:])))
+    else:
+        main()

@@ -1,0 +1,375 @@
+"""Every backend of the CPU computes what plain torch does: the same list for each."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from backends import computed_by
+from torch import nn
+from torch.nn import functional as nnf
+
+from trainables.config import EnergyConfig, ModelConfig
+from trainables.energy import EnergyProbe
+from trainables.model import build_model, synapses
+from trainables.model.backends import Synapses
+from trainables.model.fused import Fire, Firing, Normalise, Pool, statistics
+from trainables.model.neurons import LIFNeuron, make_neuron
+from trainables.model.spikes import SpikeTensor
+from trainables.parallel import SyncedBatchNorm2d
+
+SMALL = {
+    "width": 48, "heads": 6, "depth": 2, "timesteps": 4, "block_size": 2, "image_size": 12,
+    "in_channels": 3, "num_classes": 5, "pooling": "0110", "mlp_ratio": 2,
+}  # fmt: skip
+EVENTS = {"event_data": True, "in_channels": 2, "pooling": "1001", "block_size": 4}
+CASES: dict[str, dict[str, Any]] = {
+    "static": {},
+    "static sdt": {"attention": "sdt", "mlp_ratio": 1},
+    "static ssa": {"attention": "ssa", "width": 32, "heads": 2},
+    "one timestep": {"timesteps": 1, "block_size": 1, "pooling": "1111"},
+    "plif": {"neuron": "plif", "drop_path": 0.5},
+    "events": EVENTS,
+    "events sdt": EVENTS | {"attention": "sdt", "timesteps": 7, "block_size": 7},
+    "events ssa plif": EVENTS | {"attention": "ssa", "neuron": "plif"},
+    "spikformer": {"backbone": "spikformer"},
+    "spikformer ssa": {"backbone": "spikformer", "attention": "ssa", "drop_path": 0.3},
+    "spikformer events": EVENTS | {"backbone": "spikformer"},
+    "columns": {"timesteps": 12, "block_size": 3, "pooling": "0011"},
+}
+# Every layer adds up rows of weights, or makes dense products, whatever its rate.
+PATHS = {"sparse": 1e9, "dense": -1.0}
+
+
+def network(case: str, **fields: Any) -> nn.Module:
+    """A network in float64 whose layers all fire, with running statistics of its own."""
+    torch.manual_seed(0)
+    model = build_model(ModelConfig.model_validate(SMALL | CASES[case] | fields)).double()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.6, 1.6)
+            nn.init.normal_(module.bias, 0.8 if "attn" in name else 0.3, 0.3)
+            nn.init.normal_(module.running_mean, 0.0, 0.1)
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, 0.0, 0.1)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, 0.0, 0.5)
+    return model
+
+
+def inputs(case: str, batch: int = 3) -> torch.Tensor:
+    config = ModelConfig.model_validate(SMALL | CASES[case])
+    generator = torch.Generator().manual_seed(1)
+    if case == "columns":  # frames that are no squares
+        return torch.randn(batch, 12, 3, 12, 1, dtype=torch.float64, generator=generator)
+    if config.event_data:
+        shape = (batch, config.timesteps, 2, 12, 12)
+        return torch.randint(0, 4, shape, generator=generator).double()
+    return torch.randn(batch, 3, 12, 12, dtype=torch.float64, generator=generator)
+
+
+def outcome(model: nn.Module, x: torch.Tensor, *, train: bool) -> dict[str, torch.Tensor]:
+    """Two accumulated passes: logits, gradients, running statistics."""
+    model.train(train)
+    torch.manual_seed(5)  # drop path
+    found: dict[str, torch.Tensor] = {}
+    for number, part in enumerate((x, x.flip(0) * 0.7)):
+        logits = model(part)
+        target = torch.arange(len(part)) % logits.shape[-1]
+        nnf.cross_entropy(logits.mean(0), target).backward()
+        found[f"logits {number}"] = logits.detach()
+    found["random"] = torch.rand(3)
+    found |= {f"grad {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return found | dict(model.named_buffers())
+
+
+def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(
+            found[name], value, rtol=1e-8, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("path", sorted(PATHS))
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_a_step_is_plain_torchs(
+    case: str, path: str, train: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synapses, "DENSE_RATE", PATHS[path])
+    plain, fast = network(case), network(case)
+    computed_by("cpp", fast)
+    x = inputs(case)
+    assert_equal(outcome(fast, x, train=train), outcome(plain, x, train=train))
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+@torch.no_grad()
+def test_the_energy_probe_counts_the_same(case: str) -> None:
+    reports = []
+    for backend in ("torch", "cpp"):
+        model = computed_by(backend, network(case)).eval()
+        with EnergyProbe(model, EnergyConfig(first_conv_once=True)) as probe:
+            model(inputs(case))
+        reports.append(probe.report())
+    plain, fast = reports
+    assert plain.firing_rate > 0.02
+    for name in ("layer_rates", "layer_ops", "layer_mj"):
+        assert getattr(fast, name) == pytest.approx(getattr(plain, name), rel=1e-12), name
+    assert fast.energy_mj == pytest.approx(plain.energy_mj, rel=1e-12)
+
+
+def test_hooks_see_spikes_and_currents_of_every_layer() -> None:
+    seen: dict[str, dict[str, torch.Tensor]] = {}
+    for backend in ("torch", "cpp"):
+        model = computed_by(backend, network("static")).eval()
+        values = seen.setdefault(backend, {})
+        for name, module in model.named_modules():
+            if isinstance(module, LIFNeuron | Synapses):
+                module.register_forward_hook(
+                    lambda m, args, out, name=name, values=values: values.update(
+                        # a fused neuron is given currents as they were before batch norm
+                        {f"{name} in": args[0] * 1.0 if isinstance(m, Synapses) else torch.ones(1)}
+                        | {f"{name} out": out * 1.0}
+                    )
+                )
+        model(inputs("static"))
+    assert seen["cpp"].keys() == seen["torch"].keys()
+    for name, value in seen["torch"].items():
+        torch.testing.assert_close(seen["cpp"][name].reshape(value.shape), value)
+
+
+def test_keys_parameters_and_copies_are_those_of_the_network() -> None:
+    plain, fast = network("plif"), network("plif")
+    computed_by("cpp", fast)
+    assert list(fast.state_dict()) == list(plain.state_dict())
+    assert [n for n, _ in fast.named_parameters()] == [n for n, _ in plain.named_parameters()]
+    x = inputs("plif")
+    twin = copy.deepcopy(fast).eval()  # as averaged weights are kept
+    assert torch.equal(twin(x), fast.eval()(x))
+
+
+@pytest.mark.parametrize("kind", ["synchronised", "hooked"])
+def test_batch_norms_that_are_not_torchs_own_are_asked(kind: str) -> None:
+    calls: list[str] = []
+    plain, fast = network("static"), network("static")
+    computed_by("cpp", fast)
+    for name, module in fast.named_modules():
+        if type(module) is nn.BatchNorm2d and kind == "hooked":
+            module.register_forward_hook(lambda _m, _a, _o, name=name: calls.append(name))
+        elif type(module) is nn.BatchNorm2d:
+            module.__class__ = Mine
+    Mine.calls.clear()
+    x = inputs("static")
+    assert_equal(outcome(fast, x, train=True), outcome(plain, x, train=True))
+    assert len(calls or Mine.calls) == 2 * (5 + 2 * 6)
+
+
+class Mine(SyncedBatchNorm2d):
+    """Counts its calls; alone, it is an ordinary batch norm."""
+
+    calls: ClassVar[list[int]] = []
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        self.calls.append(1)
+        return nn.BatchNorm2d.forward(self, input)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_step_is_the_same_bits_every_time(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        model = computed_by("cpp", network("plif")).float()
+        found = [outcome(copy.deepcopy(model), inputs("plif").float(), train=True) for _ in "ab"]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def kept_bytes(model: nn.Module, x: torch.Tensor) -> int:
+    """What autograd keeps for the backward."""
+    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        store = x.counts if isinstance(x, SpikeTensor) else x
+        storage = store.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        alive = model(x)
+        total = sum(size for at, size in kept.items() if at not in own)
+    del alive
+    return total
+
+
+@pytest.mark.parametrize("case", ["static", "events"])
+def test_little_is_kept_for_the_backward(case: str) -> None:
+    x = inputs(case, batch=4).float()
+    plain = kept_bytes(network(case).float(), x)
+    fast = kept_bytes(computed_by("cpp", network(case).float()), x)
+    assert fast < 0.45 * plain
+
+
+def test_bf16_rounds_operands_and_results_only() -> None:
+    torch.manual_seed(0)
+    spikes = (torch.rand(2, 3, 24, 5, 6) < 0.2).to(torch.uint8)
+    weight = torch.randn(40, 24, 3, 3)
+    grad = torch.randn(2, 3, 40, 5, 6).bfloat16()
+    rounded = weight.bfloat16().float().requires_grad_()
+    dense = spikes.float().requires_grad_()
+    wanted = nnf.conv2d(dense.flatten(0, 1), rounded, padding=1).unflatten(0, (2, 3))
+    wanted.backward(grad.float())
+    for rate in PATHS.values():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(synapses, "DENSE_RATE", rate)
+            x = SpikeTensor(spikes, torch.bfloat16).requires_grad_()
+            w = weight.clone().requires_grad_()
+            out = synapses.Convolve.apply(x, w, None, torch.bfloat16)
+            out.backward(grad)
+        assert out.dtype == x.grad.dtype == torch.bfloat16
+        torch.testing.assert_close(out.float(), wanted.detach(), rtol=2**-8, atol=1e-5)
+        torch.testing.assert_close(w.grad, rounded.grad, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(x.grad.float(), dense.grad, rtol=2**-8, atol=1e-4)
+
+
+def gradients(backend: str, precision: torch.dtype | None) -> torch.Tensor:
+    model = computed_by(backend, network("static", depth=1).float()).train()
+    with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
+        logits = model(inputs("static", 8).float())
+    nnf.cross_entropy(logits.float().mean(0), torch.arange(8) % 5).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def test_bf16_is_as_far_from_float32_as_plain_bf16_is() -> None:
+    exact = gradients("torch", None)
+    near = [gradients(name, torch.bfloat16) for name in ("torch", "cpp")]
+    plain, fast = (float(nnf.cosine_similarity(found, exact, dim=0)) for found in near)
+    assert fast > plain - 0.1  # flipped spikes go far in both
+    assert plain > 0.5
+
+
+def test_fp16_is_left_to_torch() -> None:
+    plain, fast = (gradients(name, torch.float16) for name in ("torch", "cpp"))
+    torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_neurons_of_bf16_currents_compute_in_float32(static: bool) -> None:
+    torch.manual_seed(0)
+    currents = (torch.randn(1 if static else 4, 3, 24, 5, 5) * 2).bfloat16()
+    grad = torch.randn(4, 3, 24, 5, 5).bfloat16()
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        norm, x = nn.BatchNorm2d(24), currents.to(dtype, copy=True).requires_grad_()
+        stats = statistics(norm, x, 4)
+        out = Fire.apply(x, norm.weight, norm.bias, None, Firing(4, 1.0, 0.5, stats))
+        out.backward(grad.to(dtype))
+        found.append((out.dense(torch.float32), x.grad.float(), norm.weight.grad))
+    (half, half_x, half_w), (wide, wide_x, wide_w) = found
+    assert torch.equal(half, wide)
+    torch.testing.assert_close(half_x, wide_x, rtol=2**-6, atol=2**-8)
+    torch.testing.assert_close(half_w, wide_w, rtol=1e-2, atol=1e-1)
+
+
+def layouts(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The same currents `[T,B,C,H,W]` as they may lie in memory."""
+    last = x.movedim(2, -1).contiguous().movedim(-1, 2)
+    wide = torch.cat([last, last * 2, last * 3], dim=2)
+    return {"planes": x.contiguous(), "channels last": last, "slice": wide[:, :, : x.shape[2]]}
+
+
+@pytest.mark.parametrize("layout", ["planes", "channels last", "slice"])
+@pytest.mark.parametrize("channels", [1, 5, 600])
+@pytest.mark.parametrize("kind", ["lif", "plif"])
+def test_norm_and_neuron_are_torchs(kind: str, channels: int, layout: str) -> None:
+    torch.manual_seed(channels)
+    norms = [nn.BatchNorm2d(channels).double() for _ in "ab"]
+    neurons = [make_neuron(kind, 0.5).double() for _ in "ab"]
+    base = torch.randn(3, 2, channels, 3, 5, dtype=torch.float64) * 2 + 1
+    xs = [layouts(base)[layout].requires_grad_() for _ in "ab"]
+    grad = torch.randn_like(base)
+    plain = neurons[0](norms[0](xs[0].flatten(0, 1)).unflatten(0, (3, 2)))
+    plain.backward(grad)
+    stats = statistics(norms[1], xs[1], 3)
+    leak = neurons[1].leak
+    how = Firing(3, 0.5, 0.5, stats)
+    fast = Fire.apply(xs[1], norms[1].weight, norms[1].bias, leak, how)
+    fast.backward(grad)
+    assert torch.equal(fast.dense(), plain)
+    torch.testing.assert_close(xs[1].grad, xs[0].grad, rtol=1e-9, atol=1e-12)
+    pairs = [*zip(norms[1].parameters(), norms[0].parameters(), strict=True)]
+    pairs += zip(neurons[1].parameters(), neurons[0].parameters(), strict=True)
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(norms[1].state_dict(), norms[0].state_dict(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (4, 7), (5, 6)])
+def test_pooling_is_torchs_with_its_ties(stride: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    counts = torch.randint(0, 3, (2, 3, 5, *size)).to(torch.uint8)
+    dense = counts.double().requires_grad_()
+    wanted = nnf.max_pool2d(dense.flatten(0, 1), 3, stride, 1).unflatten(0, (2, 3))
+    grad = torch.randn_like(wanted)
+    wanted.backward(grad)
+    spikes = SpikeTensor(counts, torch.float64).requires_grad_()
+    out = Pool.apply(spikes, stride)
+    out.backward(grad)
+    assert torch.equal(out.dense(), wanted.detach())
+    torch.testing.assert_close(spikes.grad, dense.grad, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("stride", [0, 1, 2])
+def test_normalised_currents_are_pooled_as_torch_does(stride: int) -> None:
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm2d(6).double() for _ in "ab"]
+    for norm in norms:
+        norm.weight.data = torch.tensor([1.0, -1.0, 0.0, 2.0, -0.5, 1.0]).double()
+    xs = [torch.randn(2, 3, 6, 5, 4, dtype=torch.float64).requires_grad_() for _ in "a"]
+    xs.append(xs[0].detach().clone().requires_grad_())
+    wanted = norms[0](xs[0].flatten(0, 1))
+    wanted = nnf.max_pool2d(wanted, 3, stride, 1) if stride else wanted
+    grad = torch.randn_like(wanted)
+    wanted.backward(grad)
+    stats = statistics(norms[1], xs[1], 2)
+    out = Normalise.apply(xs[1], norms[1].weight, norms[1].bias, stats, stride)
+    out.backward(grad.unflatten(0, (2, 3)))
+    torch.testing.assert_close(out.detach().flatten(0, 1), wanted.detach())
+    torch.testing.assert_close(xs[1].grad, xs[0].grad)
+    for mine, theirs in zip(norms[1].parameters(), norms[0].parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+OPERATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "view": lambda x: x.flatten(1).unflatten(1, (4, 3))[:, 1],
+    "product": lambda x: x * x.roll(1, 0) + x,
+    "scaled": lambda x: x * 0.5 + 1.0,
+    "matmul": lambda x: x.transpose(-2, -1) @ x,
+    "sum": lambda x: x.sum(-1, keepdim=True, dtype=torch.float64),
+    "mean": lambda x: x.mean(0),
+    "where": lambda x: torch.where(x > 0, x, x.exp()),
+}
+
+
+@pytest.mark.parametrize("operation", sorted(OPERATIONS))
+def test_spikes_are_the_floats_they_stand_for(operation: str) -> None:
+    counts = torch.randint(0, 3, (4, 3, 4)).to(torch.uint8)
+    spikes = SpikeTensor(counts, torch.float64).requires_grad_()
+    dense = counts.double().requires_grad_()
+    outs = [OPERATIONS[operation](x) for x in (spikes, dense)]
+    assert torch.equal(outs[0] * 1.0, outs[1])
+    for out in outs:
+        (out * 1.0).square().sum().backward()
+    torch.testing.assert_close(spikes.grad, dense.grad)
+
+
+def test_spikes_are_not_changed_in_place() -> None:
+    spikes = SpikeTensor(torch.ones(3, dtype=torch.uint8), torch.float32)
+    with pytest.raises(RuntimeError, match="must not be changed in place"):
+        spikes.mul_(2.0)

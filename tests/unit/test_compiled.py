@@ -1,0 +1,115 @@
+"""Compiling the kernels: once, safely by several processes, and torch where it cannot be."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainables.config import ModelConfig, TrainConfig
+from trainables.model import build_model, compiled
+from trainables.model.backends import TORCH
+from trainables.model.selection import pick_backend, use_backend
+
+CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(compiled.compiler() is None, reason="no C++ compiler")
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache folder, and nothing loaded yet."""
+    monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path / "cache"))
+    compiled._library.cache_clear()
+    yield tmp_path / "cache"
+    compiled._library.cache_clear()
+
+
+def fake_compiler(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "fake-g++"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path))
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPIKETUNE_CACHE", "/a")
+    assert compiled.cache_folder() == Path("/a")
+    monkeypatch.delenv("SPIKETUNE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
+    assert compiled.cache_folder() == Path("/b/spiketune")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/c")
+    assert compiled.cache_folder() == Path("/c/.cache/spiketune")
+
+
+def test_an_equal_library_is_compiled_once(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    script = f'echo >> {log}\nwhile [ "$1" != -o ]; do shift; done\necho library > "$2"'
+    fake_compiler(tmp_path, script, monkeypatch)
+    first = compiled.build(fresh)
+    assert compiled.build(fresh) == first
+    assert log.read_text() == "\n"
+    monkeypatch.setattr(compiled, "FLAGS", (*compiled.FLAGS, "-g"))
+    assert compiled.build(fresh) != first
+    assert len(list(fresh.iterdir())) == 2  # nothing half-made is left
+
+
+@needs_compiler
+def test_processes_that_compile_at_once_all_get_it(fresh: Path) -> None:
+    program = (
+        "from trainables.model import compiled; import torch;"
+        "assert compiled.available();"
+        "assert compiled.spike_count(torch.ones(300, dtype=torch.uint8)) == 300"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(3)]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    assert [path.suffix for path in fresh.iterdir()] == [".so"]
+
+
+@pytest.mark.parametrize("kind", ["no compiler", "a broken one", "no folder", "no library"])
+def test_torch_is_used_where_nothing_can_be_compiled(
+    kind: str,
+    fresh: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if kind == "no compiler":
+        monkeypatch.delenv("CXX", raising=False)
+        monkeypatch.setenv("PATH", "/nowhere")
+    elif kind == "a broken one":
+        fake_compiler(tmp_path, "echo no such flag >&2; exit 1", monkeypatch)
+    elif kind == "no folder":
+        fresh.write_text("a file")
+    else:
+        script = 'while [ "$1" != -o ]; do shift; done\necho garbage > "$2"'
+        fake_compiler(tmp_path, script, monkeypatch)
+    model = build_model(ModelConfig(width=16, heads=2, depth=1, image_size=8, timesteps=2))
+    with caplog.at_level(logging.WARNING):
+        for name in ("auto", "cpp"):
+            train = TrainConfig.model_validate({"neuron_backend": name})
+            assert use_backend(model, train, CPU) == "torch"
+    assert model.backend is TORCH
+    (line,) = caplog.records
+    assert "cpp is not available, torch is used" in line.getMessage()
+    assert kind != "a broken one" or "no such flag" in line.getMessage()
+
+
+def test_the_device_and_compilation_decide(caplog: pytest.LogCaptureFixture) -> None:
+    cuda = torch.device("cuda")
+    assert pick_backend(TrainConfig(neuron_backend="torch"), CPU) == "torch"
+    assert pick_backend(TrainConfig(compile=True), CPU) == "torch"
+    assert pick_backend(TrainConfig(), cuda) == "torch"
+    assert not caplog.records
+    assert pick_backend(TrainConfig(neuron_backend="cpp"), cuda) == "torch"
+    assert "cpp does not run on cuda" in caplog.text
+    with pytest.raises(ValueError, match="must be auto or torch with compile=true"):
+        TrainConfig(neuron_backend="cpp", compile=True)
+    unknown = TrainConfig().model_copy(update={"neuron_backend": "abacus"})
+    with pytest.raises(ValueError, match=r"cpp.*torch.*'abacus'"):
+        pick_backend(unknown, CPU)

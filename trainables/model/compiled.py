@@ -1,0 +1,141 @@
+"""The C++ kernels: compiled once a machine, kept in the user's cache, called through ctypes."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "SPIKETUNE_CACHE"
+SOURCES = Path(__file__).parent / "kernels"
+FLAGS = (
+    "-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
+    "-fPIC", "-shared",
+)  # fmt: skip
+NAMES = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.uint8: "u8"}
+_COMPILE_TIMEOUT_S = 300
+
+Argument = torch.Tensor | int | float | None
+
+
+class KernelError(Exception):
+    """The kernels cannot be had on this machine; says why."""
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: SPIKETUNE_CACHE, or the user's cache folder."""
+    given = os.environ.get(CACHE_VARIABLE)
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spiketune"
+
+
+def compiler() -> str | None:
+    """The C++ compiler: CXX, or g++ or c++ of the path; None where there is none."""
+    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+
+
+def build(folder: Path) -> Path:
+    """Compile the kernels into a folder unless they are there.
+
+    Processes that build at once each compile, and the last one's equal file stays.
+
+    Raises:
+        KernelError: there is no compiler, it fails, or the folder cannot be written.
+    """
+    program = compiler()
+    if program is None:
+        raise KernelError("there is no C++ compiler (g++)")
+    sources = sorted(SOURCES.glob("*.cpp"))
+    library = folder / f"kernels-{_key(program, sources)}.so"
+    if library.exists():
+        return library
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / library.name
+            command = [program, *FLAGS, *map(str, sources), "-o", str(made)]
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=_COMPILE_TIMEOUT_S
+            )
+            if done.returncode:
+                raise KernelError(f"{program} fails: {done.stderr.strip()[:400]}")
+            made.replace(library)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise KernelError(f"the kernels cannot be compiled into {folder}: {error}") from error
+    return library
+
+
+def available() -> bool:
+    """Whether the kernels can be called; where not, says why in the log, once a process."""
+    return _library() is not None
+
+
+def call(name: str, dtype: torch.dtype | None, *arguments: Argument) -> None:
+    """Call a kernel of a storage type with tensors, sizes and numbers, on torch's threads."""
+    _function(name, dtype)(*(_passed(x) for x in arguments), ctypes.c_int(torch.get_num_threads()))
+
+
+def spike_count(counts: torch.Tensor) -> int:
+    """Sum of a dense tensor of bytes."""
+    total = _function("spike_count", None)
+    total.restype = ctypes.c_int64
+    found: int = total(
+        _passed(counts), _passed(counts.numel()), ctypes.c_int(torch.get_num_threads())
+    )
+    return found
+
+
+def _passed(x: Argument) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_double:
+    if isinstance(x, torch.Tensor):
+        return ctypes.c_void_p(x.data_ptr())
+    if isinstance(x, float):
+        return ctypes.c_double(x)
+    return ctypes.c_void_p(None) if x is None else ctypes.c_int64(x)
+
+
+@cache
+def _function(name: str, dtype: torch.dtype | None) -> Any:
+    library = _library()
+    if library is None:
+        raise KernelError("the C++ kernels are not available")
+    function = library[f"{name}_{NAMES[dtype]}" if dtype else name]
+    function.restype = None
+    return function
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(str(build(cache_folder())))
+    except (KernelError, OSError, RuntimeError) as error:
+        log.warning("neuron_backend cpp is not available, torch is used: %s", error)
+        return None
+
+
+def _key(program: str, sources: list[Path]) -> str:
+    parts = [program, *FLAGS, torch.__version__, platform.machine(), _processor()]
+    digest = hashlib.sha256("\0".join(parts).encode())
+    for source in (*sources, *sorted(SOURCES.glob("*.h"))):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _processor() -> str:
+    # -march=native: a cache folder shared by several machines must not mix their libraries.
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    kinds = ("flags", "Features", "model name", "vendor_id")
+    return "\n".join(sorted({line for line in lines if line.startswith(kinds)}))

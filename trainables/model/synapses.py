@@ -1,0 +1,177 @@
+"""Differentiable convolutions of spikes that cost what the spikes cost.
+
+Forward and weight gradient add up rows of weights and of gradients, a spike each, where few fire;
+they are dense products where many do. The input's gradient is dense always. Shapes: T timesteps,
+B batch, K input channels, N output channels, H W grid, all in channels-last memory.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.nn import functional as nnf
+
+from trainables.model.compiled import call, spike_count
+from trainables.model.fused import channels_last
+from trainables.model.spikes import SpikeTensor
+
+aten = torch.ops.aten
+
+# Outputs that a kernel sums together: LANE of kernels/synapse.cpp.
+LANE = 32
+# Above this mean count a dense product is as fast.
+DENSE_RATE = 0.3
+# Dense copies are made for so many bytes of images at a time.
+_CHUNK_BYTES = 2**24
+
+
+class Convolve(torch.autograd.Function):
+    """A 1x1 or 3x3 convolution, stride 1, that keeps the grid."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        """Currents `[T,B,N,H,W]` of a dtype.
+
+        Args:
+            ctx: torch's.
+            x: spikes or analog values `[T,B,K,H,W]`.
+            weight: `[N,K,1,1]` or `[N,K,3,3]`.
+            bias: `[N]` or None.
+            dtype: of the currents; bf16 rounds the weights too and sums in float32.
+        """
+        with torch.autocast("cpu", enabled=False):
+            rounded = _rounded(weight, dtype)
+            out = channels_last(x, len(weight), dtype)
+            values = _compact(x.counts if isinstance(x, SpikeTensor) else x.to(dtype))
+            sparse = isinstance(x, SpikeTensor) and _is_sparse(values)
+            if sparse:
+                _add_rows(values, rounded, bias, out)
+            else:
+                for at in _chunks(values, rounded.dtype, len(weight)):
+                    part = _dense(values.flatten(0, 1)[at], rounded.dtype)
+                    out.flatten(0, 1)[at] = nnf.conv2d(part, rounded, bias, padding="same")
+        ctx.sparse, ctx.has_bias = sparse, bias is not None
+        ctx.save_for_backward(values, weight)
+        ctx.dtype = dtype
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        """Gradients of input, weight and bias."""
+        values, weight = ctx.saved_tensors
+        with torch.autocast("cpu", enabled=False):
+            grad = _compact(grads[0])
+            rounded = _rounded(weight, ctx.dtype)
+            grad_x = _input_gradient(grad, rounded) if ctx.needs_input_grad[0] else None
+            find = _weight_gradient_sparse if ctx.sparse else _weight_gradient_dense
+            grad_weight = find(values, grad, rounded).to(weight.dtype)
+            grad_bias = None
+            if ctx.has_bias:
+                axes = (0, 1, 3, 4)
+                grad_bias = grad.sum(axes, dtype=rounded.dtype).to(weight.dtype)
+        return grad_x, grad_weight, grad_bias, None
+
+
+def _is_sparse(counts: torch.Tensor) -> bool:
+    return spike_count(counts) <= DENSE_RATE * counts.numel()
+
+
+def _compact(x_TBCHW: torch.Tensor) -> torch.Tensor:
+    return x_TBCHW.movedim(2, -1).contiguous().movedim(-1, 2)
+
+
+def _rounded(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    # Half-precision products are exact in float32: only operands and results are rounded.
+    rounded = weight.to(dtype).to(torch.promote_types(dtype, torch.float32))
+    return rounded.contiguous(memory_format=torch.channels_last)
+
+
+def _dense(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return values.to(dtype)
+
+
+def _chunks(x: torch.Tensor, dtype: torch.dtype, num_outputs: int) -> Iterator[slice]:
+    """Images whose dense input and output are not too large, until all are done."""
+    _, _, channels, height, width = x.shape
+    an_image = (channels + num_outputs) * height * width * dtype.itemsize
+    total = x.shape[0] * x.shape[1]
+    size = max(1, _CHUNK_BYTES // an_image)
+    for first in range(0, total, size):
+        yield slice(first, min(total, first + size))
+
+
+def _add_rows(
+    counts: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
+) -> None:
+    num_outputs, num_inputs, size, _ = weight.shape
+    num_padded = -(-num_outputs // LANE) * LANE
+    rows = weight.new_zeros(size * size * num_inputs, num_padded)
+    rows[:, :num_outputs] = weight.permute(2, 3, 1, 0).reshape(-1, num_outputs)
+    packed = rows.unflatten(1, (-1, LANE)).transpose(0, 1).contiguous()
+    start = weight.new_zeros(num_padded)
+    if bias is not None:
+        start[:num_outputs] = bias
+    steps, batch, _, height, width = counts.shape
+    call(
+        "convolve", out.dtype, counts, steps * batch, height, width, num_inputs, num_outputs, size,
+        packed, start, out,
+    )  # fmt: skip
+
+
+def _weight_gradient_sparse(
+    counts: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    num_outputs, num_inputs, size, _ = weight.shape
+    blocks = -(-num_outputs // LANE)
+    packed = weight.new_zeros(blocks, size * size * num_inputs, LANE)
+    steps, batch, _, height, width = counts.shape
+    call(
+        "weight_gradient", grad.dtype, counts, steps * batch, height, width, num_inputs,
+        num_outputs, size, grad, packed,
+    )  # fmt: skip
+    rows = packed.transpose(0, 1).flatten(1)[:, :num_outputs]
+    return rows.unflatten(0, (size, size, num_inputs)).permute(3, 2, 0, 1)
+
+
+def _weight_gradient_dense(
+    values: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    total = torch.zeros_like(weight)
+    pad = weight.shape[-1] // 2
+    for at in _chunks(values, weight.dtype, len(weight)):
+        x, g = (_dense(part.flatten(0, 1)[at], weight.dtype) for part in (values, grad))
+        if pad:
+            total += aten.convolution_backward(
+                g, x, weight, None, [1, 1], [pad, pad], [1, 1], False, [0, 0], 1,
+                [False, True, False],
+            )[1]  # fmt: skip
+        else:
+            product = g.movedim(1, -1).flatten(0, 2).t() @ x.movedim(1, -1).flatten(0, 2)
+            total += product.view_as(total)
+    return total
+
+
+def _input_gradient(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    if weight.shape[-1] == 1 and grad.dtype == weight.dtype:
+        rows_TBHWN = grad.movedim(2, -1)
+        found = rows_TBHWN.flatten(0, -2) @ weight.flatten(1)
+        return found.view(*rows_TBHWN.shape[:-1], -1).movedim(-1, 2)
+    turned = weight.flip(2, 3).transpose(0, 1)
+    turned = turned.contiguous(memory_format=torch.channels_last)
+    if grad.dtype == weight.dtype:
+        found = nnf.conv2d(grad.flatten(0, 1), turned, padding="same")
+        return found.unflatten(0, grad.shape[:2])
+    out = channels_last(grad, weight.shape[1])
+    for at in _chunks(grad, weight.dtype, weight.shape[1]):
+        part = _dense(grad.flatten(0, 1)[at], weight.dtype)
+        out.flatten(0, 1)[at] = nnf.conv2d(part, turned, padding="same")
+    return out
+
+
+convolve: Callable[..., torch.Tensor] = Convolve.apply
