@@ -38,7 +38,7 @@ from trainables.checkpoint import BEST
 logger = logging.getLogger(__name__)
 
 METRICS = (
-    "epoch", "train_loss", "val_loss", "val_top1", "val_top5", "energy_mj", "sops_g",
+    "epoch", "timesteps", "train_loss", "val_loss", "val_top1", "val_top5", "energy_mj", "sops_g",
     "firing_rate", "params_m", "images_per_s", "peak_memory_mib", "epoch_s",
 )  # fmt: skip
 SECONDS_AN_HOUR = 3600.0
