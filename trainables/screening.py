@@ -22,32 +22,33 @@ Similarity = Callable[[torch.Tensor], torch.Tensor]
 
 
 def hamming(spikes_BM: torch.Tensor) -> torch.Tensor:
-    """Share of neurons and timesteps in which two samples' spikes agree, `[B,B]`.
+    """In how many neurons and timesteps two samples' spikes agree, `[B,B]`.
 
     Source: Mellor et al., Neural architecture search without training, ICML 2021, equation 2.
     """
-    return 1.0 - _distance(spikes_BM)
+    return spikes_BM.shape[1] - _distance(spikes_BM)
 
 
 def sparsity_aware(spikes_BM: torch.Tensor) -> torch.Tensor:
-    """Agreement in units of that of unrelated spikes at the samples' firing rates, `[B,B]`.
+    """Agreement beyond that of unrelated spikes at the same firing rates, `[B,B]`.
 
-    1 on the diagonal, 0 for samples that differ as much as chance lets them; without it sparse
+    M for equal samples, 0 for samples that differ as much as unrelated ones do; without it sparse
     layers look alike for any two samples. Layers without spikes agree.
 
     Source: Kim et al., Neural architecture search for spiking neural networks, ECCV 2022, equation
-    8. Differs by the mean over a layer's neurons and timesteps in place of their sum.
+    8. Differs by rates over all timesteps together, not at each.
     """
+    num = spikes_BM.shape[1]
     rate_B = spikes_BM.mean(dim=1)
     chance_BB = rate_B[:, None] * (1.0 - rate_B) + (1.0 - rate_B)[:, None] * rate_B
-    return 1.0 - _distance(spikes_BM) / chance_BB.clamp(min=1e-6)
+    return num - _distance(spikes_BM) / chance_BB.clamp(min=1e-6)
 
 
 def _distance(spikes_BM: torch.Tensor) -> torch.Tensor:
-    """Share of neurons and timesteps in which two samples' spikes differ, `[B,B]`."""
+    """In how many neurons and timesteps two samples' spikes differ, `[B,B]`."""
     common_BB = spikes_BM @ spikes_BM.T
     count_B = common_BB.diagonal()
-    return (count_B[:, None] + count_B - 2.0 * common_BB) / spikes_BM.shape[1]
+    return count_B[:, None] + count_B - 2.0 * common_BB
 
 
 class PatternProbe:
@@ -94,7 +95,7 @@ class PatternProbe:
 
 
 def log_determinant(kernel_BB: torch.Tensor) -> float:
-    """Logarithm of the kernel's volume: 0 where all samples differ, very negative where none do."""
+    """Logarithm of a kernel's volume: the larger, the more the samples differ."""
     ridged = kernel_BB + RIDGE * torch.eye(len(kernel_BB), dtype=kernel_BB.dtype)
     return float(torch.linalg.slogdet(ridged).logabsdet)
 

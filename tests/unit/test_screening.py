@@ -38,14 +38,14 @@ CONFIG = TrialConfig.model_validate(
 def test_similarities_are_those_of_their_formulas() -> None:
     spikes = torch.tensor([[1.0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 1]])
     assert hamming(spikes).tolist() == [
-        [1, 1, 0.5, 0.25],
-        [1, 1, 0.5, 0.25],
-        [0.5, 0.5, 1, 0.25],
-        [0.25, 0.25, 0.25, 1],
+        [4, 4, 2, 1],
+        [4, 4, 2, 1],
+        [2, 2, 4, 1],
+        [1, 1, 1, 4],
     ]
-    # Two samples that spike at a quarter of the places differ at 2/4·1/4·3/4·4 of them by chance.
-    assert sparsity_aware(spikes)[0].tolist() == pytest.approx([1, 1, 1 - 0.5 / 0.375, 0])
-    assert sparsity_aware(torch.zeros(2, 4)).tolist() == [[1, 1], [1, 1]]
+    # Unrelated samples that spike at a quarter of the places differ at 2 · 1/4 · 3/4 of them.
+    assert sparsity_aware(spikes)[0].tolist() == pytest.approx([4, 4, 4 - 2 / 0.375, 0])
+    assert sparsity_aware(torch.zeros(2, 4)).tolist() == [[4, 4], [4, 4]]
 
 
 def test_a_kernel_of_different_samples_scores_above_one_of_like_ones() -> None:

@@ -81,6 +81,14 @@ def test_the_last_epochs_are_of_all_timesteps_and_each_says_its_own(tmp_path: Pa
     assert again.loss == reports[-1]["val_loss"]
 
 
+def test_averaged_weights_are_evaluated_with_the_epochs_timesteps() -> None:
+    run = TrialRun(config(start_timesteps=1, ema_decay=0.5))
+    seen: set[int] = set()
+    run.optimization.evaluated.register_forward_hook(lambda _m, _a, out: seen.add(out.shape[0]))
+    run.step()
+    assert seen == {1}
+
+
 def test_event_frames_are_added_up_while_there_are_few_timesteps() -> None:
     tree = with_overrides(
         BASE,
