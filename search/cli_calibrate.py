@@ -42,7 +42,8 @@ def calibrate_command(threads: int, precision: str, budget_s: float, output: str
         return
     console = make_console()
     console.print(
-        f"{found.num_steps} networks of {found.precision} measured on {found.machine['processor']} "
+        f"{found.num_steps} networks ({found.precision}, backend {found.backend}) measured on "
+        f"{found.machine['processor']} "
         f"with {threads} thread{'' if threads == 1 else 's'}."
     )
     console.print(

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Protocol
 
 from search.database import LedgerError
 from search.folder import SearchFolder
-from search.propose import Proposer, distributions, make_proposer
+from search.propose import distributions
 from search.pruning import Front, remove_checkpoints
 from search.records import MissingEpochError, Outcome, TrialRecord
 from search.retries import (
@@ -29,6 +29,7 @@ from search.retries import (
     used_up,
 )
 from search.rules import stopping_rule
+from search.screening import Chooser, ScreenError
 from search.stopping import Decision, health
 from search.study import Ledger
 from search.tracking import Tracker
@@ -38,7 +39,7 @@ from trainables.checkpoint import BEST
 logger = logging.getLogger(__name__)
 
 METRICS = (
-    "epoch", "train_loss", "val_loss", "val_top1", "val_top5", "energy_mj", "sops_g",
+    "epoch", "timesteps", "train_loss", "val_loss", "val_top1", "val_top5", "energy_mj", "sops_g",
     "firing_rate", "params_m", "images_per_s", "peak_memory_mib", "epoch_s",
 )  # fmt: skip
 SECONDS_AN_HOUR = 3600.0
@@ -86,13 +87,13 @@ class Director:
         self.ledger = ledger
         self.rule = stopping_rule(spec)
         self.closing = False
-        self.failure: LedgerError | None = None
+        self.failure: LedgerError | ScreenError | None = None
         self.exhausted = False
         self._folder = folder
         self._tracker = tracker
         self._watcher = watcher
         self._clock = clock
-        self._proposer: Proposer = make_proposer(spec, self.rule.rungs)
+        self._chooser = Chooser(spec, self.rule.rungs)
         self._unfinished = deque(r.number for r in ledger.records if r.state == "running")
         self._waiting: dict[int, float] = {}
         self._running: set[int] = set()
@@ -107,7 +108,7 @@ class Director:
 
     @property
     def ending(self) -> bool:
-        """Whether no decision is taken any more: interrupted, or the ledger cannot be written."""
+        """Whether no decision is taken any more: interrupted, or something has failed for good."""
         return self.closing or self.failure is not None or self.ledger.lost
 
     def next_assignment(self) -> Assignment | Literal["wait"] | None:
@@ -116,7 +117,7 @@ class Director:
             return None
         try:
             return self._next()
-        except LedgerError as error:
+        except (LedgerError, ScreenError) as error:
             self._fail(error)
             return None
 
@@ -183,10 +184,11 @@ class Director:
         records = self.ledger.records
         if len(records) >= self.spec.budget.trials:
             return None
-        params = self._proposer.propose(records)
-        if params is None:
+        choice = self._chooser.choose(records)
+        if choice is None:
             self.exhausted = True
             return None
+        params = choice.params
         config = self.spec.trial_config(params)
         # What lies there is of a trial that the ledger has lost.
         shutil.rmtree(self._folder.trial(len(records)), ignore_errors=True)
@@ -195,6 +197,7 @@ class Director:
             distributions(self.spec.search_space, params),
             config.model_dump(mode="json"),
             config.config_hash(),
+            choice.screen,
         )
         self._tracker.trial_started(record)
         return self._assignment(record)
@@ -312,8 +315,8 @@ class Director:
         for loser in self._front.ended(record):
             remove_checkpoints(self._folder.trial(loser.number))
 
-    def _fail(self, error: LedgerError) -> None:
-        """Nothing can be remembered any more, so nothing is decided any more."""
+    def _fail(self, error: LedgerError | ScreenError) -> None:
+        """Nothing can be remembered, or chosen, any more, so nothing is decided any more."""
         logger.error("%s", error)
         self.failure = error
 

@@ -78,6 +78,8 @@ class Rows:
             "config_hash": record.config_hash,
             "proposed_s": record.started_s,
         }
+        if "screen" in record.extra:
+            made["screen"] = record.extra["screen"]
         attrs = {"trial": made, "attempts": [asdict(a) for a in record.attempts]}
         template = create_trial(
             state=TrialState.RUNNING,

@@ -18,6 +18,7 @@ from search.folder import SearchFolder
 from search.recorded import create_ledger, open_ledger
 from search.records import TrialRecord
 from search.results import best, hypervolume, pareto, saved_epochs, stopping_check
+from search.screening import check_screen
 from search.signals import Interruption, interruption
 from search.study import Ledger
 from search.tracking import Tracker, TrackerConfig, preload, redact, resolve_uri
@@ -89,6 +90,7 @@ def start_search(
     spec = with_warm_points(spec, folder)
     with interruption() as received:
         check_data(spec.base_config)
+        check_screen(spec)
         uri = _tracking_uri(spec, folder)
         with ray_session(address, dashboard=trial_processes(spec.resources) > 1):
             received.install()
@@ -126,6 +128,7 @@ def resume_search(
         received.resume = resume_command(folder)
         try:
             check_data(spec.base_config)
+            check_screen(spec)
             uri = _tracking_uri(spec, folder)
             with ray_session(address, dashboard=trial_processes(spec.resources) > 1):
                 received.install()

@@ -200,8 +200,9 @@ class Ledger:
         distributions: Mapping[str, BaseDistribution],
         config: Mapping[str, Any],
         config_hash: str,
+        screen: Mapping[str, Any] | None = None,
     ) -> TrialRecord:
-        """Record a proposal as a running trial and give it the next number."""
+        """Record a proposal as a running trial, with how it was screened, under the next number."""
         now = time.time()
         record = TrialRecord(
             number=len(self._records),
@@ -213,7 +214,7 @@ class Ledger:
             attempt=1,
             epochs=(),
             started_s=now,
-            extra={"layer_rates": {}},
+            extra={"layer_rates": {}} | ({"screen": dict(screen)} if screen else {}),
             attempts=(Attempt(now, len(self._sessions) - 1),),
         )
         with self._rows.writing() as transaction:
@@ -261,11 +262,9 @@ class Ledger:
         record = self.preview(number, epoch, metrics, layer_rates)
         if record is None or record.state != "running":
             return False
-        entry = {
-            "metrics": jsonable(metrics),
-            "time_s": record.epochs[-1].time_s,
-            "rates": layer_rates is not None,
-        }
+        rated = layer_rates is not None
+        time_s = record.epochs[-1].time_s
+        entry = {"metrics": jsonable(metrics), "time_s": time_s, "rates": rated}
         if spared:
             entry["spared"] = spared
             last = replace(record.epochs[-1], spared=spared)

@@ -54,6 +54,10 @@ class EventWriter(ABC):
         """Report a new trial: proposed values by dotted key and its resolved configuration."""
         text = json.dumps(record.config, indent=2, default=str)
         tags = {"spiketune.config_hash": record.config_hash, "spiketune.state": "running"}
+        screen = record.extra.get("screen")
+        if screen:
+            tags["spiketune.screen_score"] = repr(screen["score"])
+            tags["spiketune.screen_dropped"] = str(len(screen["dropped"]))
         body = {
             "trial": record.number,
             "params": _texts(record.params, _MAX_PARAM_CHARS),

@@ -10,7 +10,7 @@ from spaces.constraints import Hint, InputConstraint
 from spaces.fields import sections
 from spaces.problems import shown
 from spaces.wording import explain
-from trainables.config import ModelConfig, model_problems
+from trainables.config import ModelConfig, model_problems, start_problem
 from trainables.cost import parameter_count, total_macs
 from trainables.data_cards import CARDS
 
@@ -129,9 +129,24 @@ def _section_rule(section: str) -> Rule:
     )
 
 
+def _start_rule() -> Rule:
+    keys = ("train.start_timesteps", "model.timesteps", "data.name")
+
+    def why(point: Point) -> str:
+        return start_problem(*(point[key] for key in keys))
+
+    return Rule(
+        text="rule on start_timesteps and timesteps",
+        keys=frozenset(keys),
+        holds=lambda point: not why(point),
+        why=why,
+    )
+
+
 def config_rules() -> list[Rule]:
     """List the rules of the configuration classes themselves."""
     rules = [_group_rule(group) for group in _MODEL_GROUPS]
+    rules.append(_start_rule())
     rules += [
         _section_rule(name)
         for name, model in sections().items()

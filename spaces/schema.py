@@ -94,6 +94,15 @@ class Sampler(StrictModel):
     warm_points: Points = ()
 
 
+class Screen(StrictModel):
+    """Scores proposals before they are trained: of so many for a trial the best-scored is kept.
+
+    The score is of the untrained network, so it tells nothing of training's parameters.
+    """
+
+    candidates: Annotated[int, Field(ge=2, le=64)]
+
+
 class Stopping(StrictModel):
     """When a trial ends early.
 
@@ -173,6 +182,7 @@ class SearchSpec(StrictModel):
     space: dict[str, Domain]
     constraints: Annotated[tuple[str, ...], Field(strict=False)] = ()
     sampler: Sampler = Sampler()
+    screen: Screen | None = None
     stopping: Stopping = Stopping()
     budget: Budget
     resources: Resources = Resources()

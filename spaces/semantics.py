@@ -20,6 +20,7 @@ from trainables.config import flatten
 
 MAX_CONSTRAINTS = 50
 MAX_GUESSES = 50
+_UNSEEN = frozenset({"model.drop_path"})  # by a score of the untrained network
 _ALWAYS_MAX = frozenset({"val_top1", "val_top5"})
 
 _DOMAIN: TypeAdapter[AnyDomain] = TypeAdapter(Domain)
@@ -66,6 +67,7 @@ class Semantics:
         self._objectives()
         self._stopping()
         self._cost_aware()
+        self._screen()
         self._points()
 
     def _mapping(self, key: str) -> dict[Any, Any]:
@@ -246,6 +248,13 @@ class Semantics:
         name = sampler.get("name", "gp")
         if sampler.get("cost_aware") is True and name != "gp":
             self._add(("sampler", "cost_aware"), f"must be false for {shown(name)}: only gp can")
+
+    def _screen(self) -> None:
+        space = self._mapping("space")
+        tells = any(isinstance(k, str) and k.startswith("model.") for k in space.keys() - _UNSEEN)
+        if self._tree.get("screen") is not None and space and not tells:
+            message = "must have a parameter of the network in `space`: it scores nothing else"
+            self._add(("screen",), message, at_key=True)
 
     def _points(self) -> None:
         """Check each value of the points to try first by itself."""

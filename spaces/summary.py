@@ -14,6 +14,7 @@ from trainables.prediction import Calibration, load, predict_epoch_s, predicted_
 
 NUM_EXAMPLES = 3
 _LOW_SHARE = 0.01
+_OF_ACCURACY = frozenset({"val_top1", "val_top5", "val_loss", "train_loss"})
 
 
 def summarize(spec: SearchSpec) -> dict[str, Any]:
@@ -113,6 +114,12 @@ def _notes(spec: SearchSpec, size: dict[str, Any]) -> list[str]:
     if spec.stopping.name == "asha" and not searched and grace != "auto" and grace >= epochs:
         notes.append(
             f"no trial will be stopped early: grace_epochs {grace} covers all {epochs} epochs"
+        )
+    others = [o.metric for o in spec.objectives if o.metric not in _OF_ACCURACY]
+    if spec.screen is not None and others:
+        notes.append(
+            f"screen scores what promises accuracy and knows nothing of {', '.join(others)}: "
+            "it keeps the networks that cost more as well"
         )
     calibration = _calibration(spec, spec.base_config)
     if calibration is None:

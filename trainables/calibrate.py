@@ -17,6 +17,8 @@ from scipy.optimize import nnls
 
 from trainables.config import ModelConfig, TrainConfig, TrialConfig
 from trainables.model import build_model
+from trainables.model.recompute import set_recompute
+from trainables.model.selection import pick_backend, use_backend
 from trainables.optimization import Optimization
 from trainables.parallel import ALONE
 from trainables.prediction import MEMORY_WORK, TIME_WORK, Calibration, machine, step_work
@@ -137,6 +139,8 @@ def training_step(config: TrialConfig) -> Callable[[], None]:
     network = build_model(model)
     network.train()
     device = torch.device("cpu")
+    use_backend(network, config.train, device)
+    set_recompute(network, recompute=config.train.recompute)
     optimization = Optimization(network, config.train, device, ALONE)
     optimization.set_rate(config.train.lr)
     frames = (model.timesteps,) if model.event_data else ()
@@ -177,10 +181,11 @@ def fitted(measured: Sequence[Measured], precision: str, threads: int) -> Calibr
     works = [step_work(step.config) for step in measured]
     seconds = [step.seconds for step in measured]
     known = [(w, m.peak_bytes) for w, m in zip(works, measured, strict=True) if m.peak_bytes]
+    backend = pick_backend(measured[0].config.train, torch.device("cpu"))
     time_rates, time_error = _fit(works, seconds, TIME_WORK)
     memory_rates, memory_error = _fit([w for w, _ in known], [b for _, b in known], MEMORY_WORK)
     return Calibration(
-        machine(threads), precision, time_rates, memory_rates, time_error, memory_error,
+        machine(threads), precision, backend, time_rates, memory_rates, time_error, memory_error,
         len(measured),
     )  # fmt: skip
 

@@ -196,6 +196,10 @@ class TrainConfig(StrictModel):
     `mixup_off_epoch` (counted from 0; 0: mixed to the end). `ema_decay` above 0 averages the
     weights; validation and the checkpoint's evaluation then use the average.
 
+    With `start_timesteps` above 0 training begins with so many timesteps and doubles them, in
+    stages of equal length, over the first `start_frac` of `epochs` (rounded down); all later epochs
+    have `model.timesteps`.
+
     Half precisions are of convolutions and products: membrane potentials stay float32. float64 is
     for comparing implementations, in which one flipped spike shows.
 
@@ -228,6 +232,8 @@ class TrainConfig(StrictModel):
     mixup_off_epoch: Annotated[int, Field(ge=0)] = 0
     ema_decay: Fraction = 0.0
     accumulate: PositiveInt = 1
+    start_timesteps: Annotated[int, Field(ge=0)] = 0
+    start_frac: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     precision: Precision = "float32"
     channels_last: bool = False
     compile: bool = False
@@ -276,10 +282,53 @@ class TrialConfig(StrictModel):
     train: TrainConfig = TrainConfig()
     energy: EnergyConfig = EnergyConfig()
 
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        problem = start_problem(self.train.start_timesteps, self.model.timesteps, self.data.name)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    def timesteps_at(self, epoch: int) -> int:
+        """Timesteps of an epoch (0 for the first): those of its stage, at last the model's."""
+        stages = _stages(self.train.start_timesteps, self.model.timesteps)
+        early = int(self.train.start_frac * self.train.epochs)
+        return stages[epoch * (len(stages) - 1) // early] if epoch < early else stages[-1]
+
     def config_hash(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON: equal configs, equal hash."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def start_problem(start: int, timesteps: int, data: DatasetName) -> str:
+    """Word why training cannot begin with so many timesteps; empty when it can, or need not."""
+    if start > timesteps:
+        return (
+            "`train.start_timesteps <= model.timesteps` must hold, "
+            f"but got train.start_timesteps={start}, model.timesteps={timesteps}"
+        )
+    stages, card = _stages(start, timesteps), CARDS[data]
+    if card.is_sequence and len(stages) > 1:
+        return (
+            f"train.start_timesteps must be 0 or {timesteps} for data {data}, whose timesteps are "
+            f"columns of the image, but got {start}"
+        )
+    if card.is_event and any(timesteps % steps for steps in stages):
+        return (
+            "train.start_timesteps, doubled some times, must be model.timesteps for data "
+            f"{data}, whose frames are added up, but got {start} and {timesteps}"
+        )
+    return ""
+
+
+def _stages(start: int, timesteps: int) -> list[int]:
+    """Numbers of timesteps that training goes through: doubled until they are the model's."""
+    stages = []
+    while 0 < start < timesteps:
+        stages.append(start)
+        start *= 2
+    return [*stages, timesteps]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

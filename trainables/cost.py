@@ -170,7 +170,7 @@ def training_images(data: DataConfig) -> int:
 
 
 def predict_epoch_s(config: TrialConfig, num_images: int) -> float:
-    """Roughly predict the seconds one training epoch takes on a CPU.
+    """Roughly predict the seconds one training epoch takes on a CPU, on average over all epochs.
 
     Forward and backward are three times the dense MACs at a fixed throughput, plus a fixed cost a
     step and a cost for each layer and timestep. For orientation only: good to a factor of two.
@@ -182,8 +182,11 @@ def predict_epoch_s(config: TrialConfig, num_images: int) -> float:
     model = config.model
     num_steps = -(-num_images // config.train.batch_size)
     num_layers = 6 + 6 * model.depth
-    overhead_s = _STEP_OVERHEAD_S + num_layers * model.timesteps * _LAYER_TIMESTEP_OVERHEAD_S
-    macs = total_macs(model, is_sequence=CARDS[config.data.name].is_sequence)
+    num_epochs = config.train.total_epochs
+    timesteps = sum(map(config.timesteps_at, range(num_epochs))) / num_epochs
+    overhead_s = _STEP_OVERHEAD_S + num_layers * timesteps * _LAYER_TIMESTEP_OVERHEAD_S
+    whole = total_macs(model, is_sequence=CARDS[config.data.name].is_sequence)
+    macs = whole * timesteps / model.timesteps
     return 3 * macs * num_images / _CPU_MACS_PER_S + num_steps * overhead_s
 
 

@@ -24,6 +24,7 @@ from trainables.mixing import mix
 from trainables.model import build_model
 from trainables.model.recompute import set_recompute
 from trainables.model.selection import use_backend
+from trainables.model.timesteps import run_at, shown_in
 from trainables.optimization import Optimization
 from trainables.parallel import ALONE, World
 from trainables.scoring import Evaluation, Scorer
@@ -75,6 +76,7 @@ class TrialRun:
         self.config = config
         self.world = world
         self.epoch = 0
+        self.timesteps = config.model.timesteps
         self.metrics: Mapping[str, float] = {}
         self.device = pick_device(config.train, world.device_index)
         self.splits: DataSplits = check_data(config)
@@ -88,7 +90,7 @@ class TrialRun:
         _reset_peak_memory(self.device)
 
     def step(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Train one epoch, then evaluate on validation.
+        """Train one epoch, then evaluate on validation, with the epoch's timesteps.
 
         Returns:
             The reported metrics, and the firing rate a neuron layer.
@@ -97,6 +99,7 @@ class TrialRun:
             TrialFailedError: the loss became NaN or infinite (`nan_loss`).
         """
         start = time.perf_counter()
+        self._run_at(self.config.timesteps_at(self.epoch))
         train_loss = self._train_epoch()
         trained_s = time.perf_counter() - start
         val = self.evaluate(self.splits.val)
@@ -105,6 +108,7 @@ class TrialRun:
         self.epoch += 1
         self.metrics = {
             "epoch": self.epoch,
+            "timesteps": self.timesteps,
             "train_loss": train_loss,
             "val_loss": val.loss,
             "val_top1": val.top1,
@@ -126,7 +130,7 @@ class TrialRun:
         batches = feed(split, mine.split(train.eval_batch_size), self.device)
         with Scorer(self.optimization.evaluated, self.config.energy, train.precision) as scorer:
             for inputs, labels in batches:
-                scorer.add(inputs.to(self._dtype), labels)
+                scorer.add(self._input(inputs), labels)
         if self.world.is_shared:
             scorer.gather(self.world)
         return scorer.result()
@@ -140,7 +144,8 @@ class TrialRun:
         folder.mkdir(parents=True, exist_ok=True)
         path = checkpoints.epoch_path(folder, self.epoch)
         checkpoints.save(path, self._checkpoint())
-        if self.metrics.get("val_top1", 0.0) > checkpoints.best_top1(folder):
+        is_better = self.metrics.get("val_top1", 0.0) > checkpoints.best_top1(folder)
+        if is_better or self._has_new_timesteps:
             checkpoints.mark_best(path)
         checkpoints.prune(folder)
         return path
@@ -157,6 +162,7 @@ class TrialRun:
         self.epoch = state.epoch
         if state.optimizer is not None:
             self.optimization.restore(state.optimizer, state.scaler, state.average, self.num_steps)
+        self._run_at(self.config.timesteps_at(max(0, self.epoch - 1)))
         self.metrics = dict(state.metrics)
 
     @property
@@ -173,6 +179,22 @@ class TrialRun:
     def _images_an_epoch(self) -> int:
         batch = self.config.train.batch_size
         return len(self.splits.train) // batch * batch
+
+    @property
+    def _has_new_timesteps(self) -> bool:
+        """Whether earlier epochs' accuracies are of fewer timesteps."""
+        at = self.config.timesteps_at
+        return self.epoch > 1 and at(self.epoch - 1) != at(self.epoch - 2)
+
+    def _run_at(self, timesteps: int) -> None:
+        if timesteps == self.timesteps:
+            return
+        self.timesteps = timesteps
+        for network in (self.model, self.optimization.evaluated):
+            run_at(network, self.config.model, timesteps)
+
+    def _input(self, inputs: torch.Tensor) -> torch.Tensor:
+        return shown_in(inputs, self.timesteps).to(self._dtype)
 
     def _checkpoint(self) -> checkpoints.Checkpoint:
         return checkpoints.Checkpoint(
@@ -215,7 +237,7 @@ class TrialRun:
         mixing = np.random.default_rng([train.seed, self.epoch])
         is_mixed = train.mixes(self.epoch)
         for inputs, labels in feed(self.splits.train, batches, self.device, generator):
-            x = inputs.to(self._dtype)
+            x = self._input(inputs)
             if is_mixed:
                 yield mix(x, labels, self.config.model.num_classes, train, mixing)
             else:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -37,6 +38,7 @@ class Calibration:
     Attributes:
         machine: where, as `machine` says.
         precision: of the measured steps.
+        backend: that computed them, as `train.neuron_backend`.
         seconds: of a unit of each kind of work, by `TIME_WORK`.
         bytes: by `MEMORY_WORK`.
         time_error: median relative error of predicted step times, each predicted by the others.
@@ -46,6 +48,7 @@ class Calibration:
 
     machine: Mapping[str, Any]
     precision: str
+    backend: str
     seconds: Mapping[str, float]
     bytes: Mapping[str, float]
     time_error: float
@@ -73,10 +76,16 @@ def _processor() -> str:
     return next(names, platform.machine())
 
 
-def step_work(config: TrialConfig) -> dict[str, float]:
-    """Amounts of work of one optimisation step, by the names of `TIME_WORK` and `MEMORY_WORK`."""
+def step_work(config: TrialConfig, timesteps: int | None = None) -> dict[str, float]:
+    """Amounts of work of one optimisation step, by the names of `TIME_WORK` and `MEMORY_WORK`.
+
+    Args:
+        config: the trial.
+        timesteps: at which the step is taken; the model's unless given.
+    """
     model, batch = config.model, config.train.batch_size // config.train.accumulate
-    frames = float(model.timesteps * batch)
+    timesteps = timesteps or model.timesteps
+    frames = float(timesteps * batch)
     is_sequence = CARDS[config.data.name].is_sequence
     macs = macs_per_timestep(model, is_sequence=is_sequence)
     large = sum(n for name, n in macs.items() if "proj_conv" in name and "embed" in name)
@@ -88,7 +97,7 @@ def step_work(config: TrialConfig) -> dict[str, float]:
         "macs1x1": (sum(macs.values()) - large) * frames * parts,
         "elements": sum(sizes) * frames * parts,
         "layers": len(sizes) * parts,
-        "layer_steps": len(sizes) * model.timesteps * parts,
+        "layer_steps": len(sizes) * timesteps * parts,
         "parameters": float(parameter_count(model)),
         "widest": max(sizes) * frames,
         "fixed": 1.0,
@@ -115,9 +124,11 @@ def _layer_sizes(config: TrialConfig, *, is_sequence: bool) -> list[int]:
     return sizes + block * model.depth
 
 
-def predicted_step_s(config: TrialConfig, calibration: Calibration) -> float:
-    """Seconds of one optimisation step."""
-    work = step_work(config)
+def predicted_step_s(
+    config: TrialConfig, calibration: Calibration, timesteps: int | None = None
+) -> float:
+    """Seconds of one optimisation step, at the model's timesteps or others."""
+    work = step_work(config, timesteps)
     return sum(rate * work[name] for name, rate in calibration.seconds.items())
 
 
@@ -134,7 +145,9 @@ def predict_epoch_s(
     if calibration is None:
         return cost.predict_epoch_s(config, num_images)
     steps = num_images // config.train.batch_size
-    return steps * predicted_step_s(config, calibration)
+    stages = Counter(map(config.timesteps_at, range(config.train.total_epochs)))
+    spent_s = sum(n * predicted_step_s(config, calibration, t) for t, n in stages.items())
+    return steps * spent_s / config.train.total_epochs
 
 
 def predicted_peak_mib(config: TrialConfig, calibration: Calibration) -> float:

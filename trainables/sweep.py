@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from trainables.config import ModelConfig, TrialConfig
+from trainables.config import TrialConfig
 from trainables.data import Split
 from trainables.data.feeding import feed
 from trainables.model.selection import use_backend
+from trainables.model.timesteps import at_timesteps
 from trainables.model.weights import load_model
 from trainables.scoring import Evaluation, Scorer
 
@@ -32,30 +33,6 @@ class TimestepScore:
     block_size: int | None
     note: str
     evaluation: Evaluation
-
-
-def at_timesteps(model: ModelConfig, timesteps: int) -> tuple[ModelConfig, str]:
-    """Configuration of the same weights with fewer timesteps, and how it differs.
-
-    STAtten's blocks must fill the timesteps: where the trained block size does not divide t, the
-    largest divisor of t below it is taken. For event data the scale 1/(H^2 c) follows it, which
-    keeps the product's size; the scale 1/H of static images does not.
-
-    Raises:
-        ValueError: there are fewer than one or more than the trained timesteps.
-    """
-    if not 1 <= timesteps <= model.timesteps:
-        raise ValueError(
-            f"`1 <= timesteps <= {model.timesteps}` must hold, but got timesteps={timesteps}"
-        )
-    block = max(c for c in range(1, model.block_size + 1) if timesteps % c == 0)
-    is_blocked = model.attention == "statten"
-    fields = model.model_dump() | {"timesteps": timesteps}
-    if not is_blocked or block == model.block_size:
-        return ModelConfig.model_validate(fields), ""
-    scale = f"scale 1/(H^2*{block})" if model.event_data else "same scale 1/H"
-    note = f"blocks of {block}, trained with {model.block_size} ({scale})"
-    return ModelConfig.model_validate(fields | {"block_size": block}), note
 
 
 def sweep(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from trainables.cache import CACHE_VARIABLE, cache_folder
 from trainables.config import ModelConfig, TrainConfig
 from trainables.model import build_model, compiled
 from trainables.model.backends import TORCH
@@ -21,7 +22,7 @@ needs_compiler = pytest.mark.skipif(compiled.compiler() is None, reason="no C++ 
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache folder, and nothing loaded yet."""
-    monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     compiled._library.cache_clear()
     yield tmp_path / "cache"
     compiled._library.cache_clear()
@@ -36,13 +37,13 @@ def fake_compiler(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPIKETUNE_CACHE", "/a")
-    assert compiled.cache_folder() == Path("/a")
+    assert cache_folder() == Path("/a")
     monkeypatch.delenv("SPIKETUNE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
-    assert compiled.cache_folder() == Path("/b/spiketune")
+    assert cache_folder() == Path("/b/spiketune")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/c")
-    assert compiled.cache_folder() == Path("/c/.cache/spiketune")
+    assert cache_folder() == Path("/c/.cache/spiketune")
 
 
 def test_an_equal_library_is_compiled_once(

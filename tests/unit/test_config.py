@@ -68,6 +68,7 @@ CHANGES: dict[str, Any] = {
     "train.cutmix": 1.0,
     "train.ema_decay": 0.5,
     "train.accumulate": 2,
+    "train.start_timesteps": 1,
     "train.label_smoothing": 0.3,
     "train.precision": "bf16",
     "train.seed": 7,
@@ -90,6 +91,7 @@ ELSEWHERE = {
     "train.mixup_off_epoch": "read with mixup, below",
     "train.neuron_backend": "tests/contract/test_backends.py",
     "train.recompute": "tests/contract/test_recompute.py",
+    "train.start_frac": "read with start_timesteps, below",
     "train.channels_last": "tests/unit/test_optimization.py",
     "train.compile": "tests/unit/test_optimization.py",
     "train.sync_batchnorm": "tests/contract/test_parallel.py",
@@ -161,6 +163,30 @@ def test_mixing_reads_its_settings(key: str, value: float) -> None:
     assert list(fingerprint(mixed)) != list(fingerprint(other))
 
 
+def test_fewer_timesteps_at_first_read_how_long() -> None:
+    few = changed(TINY, train__start_timesteps=1)
+    longer = changed(few, train__start_frac=0.7)
+    assert list(fingerprint(few)) != list(fingerprint(longer))
+
+
+@pytest.mark.parametrize(
+    ("train", "steps"),
+    [
+        ({"start_timesteps": 0}, [4] * 9),
+        ({"start_timesteps": 4}, [4] * 9),
+        ({"start_timesteps": 2}, [2, 2, 2, 2, 4, 4, 4, 4, 4]),
+        ({"start_timesteps": 1}, [1, 1, 2, 2, 4, 4, 4, 4, 4]),
+        ({"start_timesteps": 3, "start_frac": 0.25}, [3, 3, 4, 4, 4, 4, 4, 4, 4]),
+        ({"start_timesteps": 1, "start_frac": 0.99}, [1, 1, 1, 1, 2, 2, 2, 4, 4]),
+        ({"start_timesteps": 1, "start_frac": 0.2}, [1, 4, 4, 4, 4, 4, 4, 4, 4]),
+    ],
+)
+def test_timesteps_double_in_equal_stages(train: dict[str, Any], steps: list[int]) -> None:
+    shape = {"epochs": 8, "cooldown_epochs": 1}
+    config = TrialConfig.model_validate({"train": shape | train, "model": {"timesteps": 4}})
+    assert [config.timesteps_at(epoch) for epoch in range(9)] == steps
+
+
 def test_the_same_configuration_gives_the_same_run(base: list[Any]) -> None:
     assert list(fingerprint(TINY)) == base
 
@@ -176,6 +202,24 @@ def test_the_same_configuration_gives_the_same_run(base: list[Any]) -> None:
         ({"model": {"pooling": "012"}}, "pattern"),
         ({"train": {"lr": float("nan")}}, "finite|greater"),
         ({"train": {"lear": 0.1}}, "not permitted"),
+        ({"train": {"start_timesteps": 5}}, "train.start_timesteps <= model.timesteps"),
+        ({"train": {"start_frac": 1.0}}, "less than 1"),
+        (
+            {
+                "data": {"name": "seq_cifar10"},
+                "model": {"timesteps": 32},
+                "train": {"start_timesteps": 16},
+            },
+            "columns of the image",
+        ),
+        (
+            {
+                "data": {"name": "nmnist"},
+                "model": {"timesteps": 12, "event_data": True},
+                "train": {"start_timesteps": 2},
+            },
+            "frames are added up, but got 2 and 12",
+        ),
         ({"data": {"val_frac": 0.6, "test_frac": 0.4}}, "val_frac"),
     ],
 )

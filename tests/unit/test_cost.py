@@ -107,6 +107,17 @@ def test_predicted_seconds_grow_with_width_and_timesteps() -> None:
     assert 3 < predict(32, 2) < 6 < predict(64, 4) < 12 < predict(128, 4) < 25
 
 
+def test_predicted_seconds_know_that_training_begins_with_few_timesteps() -> None:
+    def predict(start: int) -> float:
+        train = TrainConfig(epochs=8, cooldown_epochs=0, start_timesteps=start)
+        return predict_epoch_s(TrialConfig(model=ModelConfig(timesteps=4), train=train), 1000)
+
+    steps_s = predict_epoch_s(TrialConfig(model=ModelConfig(timesteps=4)), 1000)
+    fewer = TrialConfig(model=ModelConfig(timesteps=2), train=TrainConfig(warmup_epochs=1))
+    assert predict(0) == pytest.approx(steps_s)
+    assert predict(2) == pytest.approx((steps_s + predict_epoch_s(fewer, 1000)) / 2)
+
+
 def test_training_images_follow_the_split() -> None:
     assert training_images(DataConfig(val_frac=0.2, test_frac=0.2)) == 1078
     assert training_images(DataConfig(val_frac=0.1, test_frac=0.1)) == 1438

@@ -68,6 +68,8 @@ def test_the_optimiser_is_timms(name: str) -> None:
         {"precision": "fp16", "lr": 2e-2},
         {"accumulate": 3, "loss": "tet"},
         {"channels_last": True},
+        {"start_timesteps": 1},
+        {"start_timesteps": 1, "start_frac": 0.3, "ema_decay": 0.9},
         {"optimizer": "lamb", "precision": "fp16", "ema_decay": 0.9, "mixup": 0.5},
     ],
     ids=lambda train: "-".join(map(str, train)),

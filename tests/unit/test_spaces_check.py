@@ -123,6 +123,14 @@ def test_notes_warn_of_a_budget_that_cannot_be_spent() -> None:
     assert "no trial will be stopped early" in text
 
 
+def test_a_screen_is_said_to_know_of_accuracy_only() -> None:
+    two = "objectives=[{metric: val_top1, mode: max}, {metric: energy_mj, mode: min}]"
+    one = "objectives=[{metric: val_top1, mode: max}]"
+    assert "knows nothing of energy_mj" in run("--set", two, "--set", "screen.candidates=4")
+    assert "knows nothing" not in run("--set", one, "--set", "screen.candidates=4")
+    assert "knows nothing" not in run("--set", two)
+
+
 def mutate(source: str, rng: random.Random) -> bytes:
     if rng.random() < 0.1:
         return rng.randbytes(rng.randrange(200))

@@ -6,9 +6,10 @@ from trainables.data.splits import TensorSplit
 from trainables.errors import CheckpointError
 from trainables.latency import MIN_RUNS, measure_latencies
 from trainables.model import build_model
+from trainables.model.timesteps import at_timesteps
 from trainables.model.weights import load_model, state_shapes
 from trainables.scoring import Scorer
-from trainables.sweep import at_timesteps, sweep
+from trainables.sweep import sweep
 
 CPU = torch.device("cpu")
 

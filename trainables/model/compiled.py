@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from trainables.cache import cache_folder
+
 log = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "SPIKETUNE_CACHE"
 SOURCES = Path(__file__).parent / "kernels"
 FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
@@ -30,14 +31,6 @@ Argument = torch.Tensor | int | float | None
 
 class KernelError(Exception):
     """The kernels cannot be had on this machine; says why."""
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: SPIKETUNE_CACHE, or the user's cache folder."""
-    given = os.environ.get(CACHE_VARIABLE)
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spiketune"
 
 
 def compiler() -> str | None:
