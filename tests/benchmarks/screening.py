@@ -30,7 +30,7 @@ from trainables.screening import Similarity, hamming, sparsity_aware, spike_dive
 SPACES = Path(__file__).parents[2] / "spaces"
 RESULTS = Path(__file__).parent / "screening"
 GROUP = 4  # candidates of which a screen keeps one
-RESAMPLES = 2000
+RESAMPLES = 500
 
 # What is changed of the shipped spaces, and how many configurations are drawn.
 TASKS: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -39,7 +39,7 @@ TASKS: dict[str, tuple[int, tuple[str, ...]]] = {
         16,
         (
             "trial.train.epochs=6",
-            "trial.train.batch_size=64",
+            "trial.train.batch_size=16",
             "trial.data.test_frac=0.5",
             "space.model.width.choice=[16, 32, 64]",
             "space.model.timesteps.choice=[4, 6, 8]",
