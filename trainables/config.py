@@ -204,11 +204,11 @@ class TrainConfig(StrictModel):
     for comparing implementations, in which one flipped spike shows.
 
     `neuron_backend` says how the network is computed, not what: `torch` is plain torch with
-    SpikingJelly's neurons, `cpp` is kernels that are compiled on the machine, for CPUs, several
-    times faster in a fraction of the memory; `auto` takes what the device has. They differ by
-    rounding. Where a backend cannot run, torch does. `compile` compiles plain torch. `recompute`
-    keeps only the blocks' inputs for the backward, which computes the blocks again: less memory,
-    more time, the same result.
+    SpikingJelly's neurons, `cpp` is kernels that are compiled on the machine, for CPUs, faster and
+    in a third of the memory; `auto` takes what the device has. They differ by rounding. Where a
+    backend cannot run, torch does. `compile` compiles plain torch. `recompute` keeps only the
+    blocks' inputs for the backward, which computes the blocks again: less memory, more time, the
+    same result.
     """
 
     epochs: PositiveInt = 200
