@@ -25,6 +25,17 @@ def _ray_folder() -> Iterator[None]:
     shutil.rmtree(RAY_FOLDER, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Kernels are compiled once for all processes of the tests; the user's cache is not theirs."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPIKETUNE_CACHE", str(folder / "spiketune-cache"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated database: making one takes seconds, copying it does not."""

@@ -49,7 +49,8 @@ def write_space(folder: Path) -> Path:
 def environment(folder: Path) -> dict[str, str]:
     """Our environment with all of Ray's files below a short temporary folder."""
     RAY_FOLDER.mkdir(exist_ok=True)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SPIKETUNE_", "MLFLOW_TR"))}
+    ours = {k for k in os.environ if k.startswith(("SPIKETUNE_", "MLFLOW_TR"))}
+    kept = {k: v for k, v in os.environ.items() if k not in ours - {"SPIKETUNE_CACHE"}}
     return {**kept, "RAY_TMPDIR": str(RAY_FOLDER), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
 
 
