@@ -21,10 +21,14 @@ log = logging.getLogger(__name__)
 SOURCES = Path(__file__).parent / "kernels"
 FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
-    "-fPIC", "-shared",
+    "-fPIC",
 )  # fmt: skip
+# Without -fopenmp the linker leaves OpenMP's functions to be found in torch's own runtime: threads
+# of a second one would wait for work on the cores that those of the first need.
+LINK_FLAGS = ("-shared",)
 NAMES = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.uint8: "u8"}
 _COMPILE_TIMEOUT_S = 300
+_THREAD_VALUES = 32_768
 
 Argument = torch.Tensor | int | float | None
 
@@ -57,16 +61,26 @@ def build(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / library.name
-            command = [program, *FLAGS, *map(str, sources), "-o", str(made)]
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=_COMPILE_TIMEOUT_S
-            )
-            if done.returncode:
-                raise KernelError(f"{program} fails: {done.stderr.strip()[:400]}")
+            _run(program, *FLAGS, "-c", *map(str, sources), folder=Path(scratch))
+            objects = [f"{source.stem}.o" for source in sources]
+            _run(program, *LINK_FLAGS, *objects, "-o", str(made), folder=Path(scratch))
             made.replace(library)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelError(f"the kernels cannot be compiled into {folder}: {error}") from error
     return library
+
+
+def _run(program: str, *arguments: str, folder: Path) -> None:
+    done = subprocess.run(
+        [program, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_COMPILE_TIMEOUT_S,
+    )
+    if done.returncode:
+        raise KernelError(f"{program} fails: {done.stderr.strip()[:400]}")
 
 
 def available() -> bool:
@@ -76,17 +90,21 @@ def available() -> bool:
 
 def call(name: str, dtype: torch.dtype | None, *arguments: Argument) -> None:
     """Call a kernel of a storage type with tensors, sizes and numbers, on torch's threads."""
-    _function(name, dtype)(*(_passed(x) for x in arguments), ctypes.c_int(torch.get_num_threads()))
+    size = max(x.numel() for x in arguments if isinstance(x, torch.Tensor))
+    _function(name, dtype)(*(_passed(x) for x in arguments), _threads(size))
 
 
 def spike_count(counts: torch.Tensor) -> int:
     """Sum of a dense tensor of bytes."""
     total = _function("spike_count", None)
     total.restype = ctypes.c_int64
-    found: int = total(
-        _passed(counts), _passed(counts.numel()), ctypes.c_int(torch.get_num_threads())
-    )
+    found: int = total(_passed(counts), _passed(counts.numel()), _threads(counts.numel()))
     return found
+
+
+def _threads(size: int) -> ctypes.c_int:
+    """Torch's threads, but each with enough values that waking it pays."""
+    return ctypes.c_int(max(1, min(torch.get_num_threads(), size // _THREAD_VALUES)))
 
 
 def _passed(x: Argument) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_double:
@@ -117,7 +135,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _key(program: str, sources: list[Path]) -> str:
-    parts = [program, *FLAGS, torch.__version__, platform.machine(), _processor()]
+    parts = [program, *FLAGS, *LINK_FLAGS, torch.__version__, platform.machine(), _processor()]
     digest = hashlib.sha256("\0".join(parts).encode())
     for source in (*sources, *sorted(SOURCES.glob("*.h"))):
         digest.update(source.read_bytes())
