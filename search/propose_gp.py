@@ -17,7 +17,7 @@ from search.records import TrialRecord
 MIN_RESULTS = 10
 RANDOM_SHARE = 0.1
 OPTIMISM = 2.0
-NUM_ANYWHERE, NUM_NEAR = 1000, 1000
+NUM_ANYWHERE, NUM_NEAR = 1000, 200
 NUM_CENTRES = 10
 NEAR_SCALE = (0.02, 0.2)  # steps beside good points, in ranges of a parameter
 NEAR_SHARES = (0.3, 1.0)  # of parameters that such a step changes
