@@ -24,8 +24,11 @@ def completed(space: SearchSpace, given: Mapping[str, Any]) -> Params | None:
     Returns:
         None when no valid point has these values.
     """
-    point = projected(space, {**space.base, **given})
-    return point if all(key in point and point[key] == given[key] for key in given) else None
+    near = _nearest(space, {**space.base, **given})
+    point = space.completed(given, near, np.random.default_rng(0))
+    if point is None or any(key not in point or point[key] != given[key] for key in given):
+        return None
+    return point
 
 
 def projected(space: SearchSpace, wanted: Mapping[str, Any]) -> Params:
@@ -34,6 +37,11 @@ def projected(space: SearchSpace, wanted: Mapping[str, Any]) -> Params:
     Raises:
         NoValidPointError: the space has no valid point.
     """
+    return space.repair(_nearest(space, wanted), np.random.default_rng(0))
+
+
+def _nearest(space: SearchSpace, wanted: Mapping[str, Any]) -> Params:
+    """What is wanted, each value the nearest of its domain, whatever the rules say."""
     near: Params = {}
     for key in space.keys:
         if key in wanted and key in space.active_keys(near):
@@ -42,7 +50,7 @@ def projected(space: SearchSpace, wanted: Mapping[str, Any]) -> Params:
                 near |= {key: value} if domain.contains(value) else {}
             elif isinstance(value, int | float):
                 near[key] = domain.nearest(value)
-    return space.repair(near, np.random.default_rng(0))
+    return near
 
 
 def paper_points(space: SearchSpace, name: str) -> Iterator[Params]:

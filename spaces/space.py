@@ -23,6 +23,7 @@ _ENOUGH_PROBES = 4
 _REJECTIONS = 600
 _ATTEMPTS = 5
 _NEIGHBOUR_STEPS = 200
+_COMPLETION_STEPS = 100_000
 _NEIGHBOUR_VALUES = 64  # of one parameter
 
 
@@ -224,6 +225,20 @@ class SearchSpace:
             return self._ordered(self._drawer.find(rng, kept))
         except NoValidPointError:
             return self.sample(rng)
+
+    def completed(
+        self, pinned: Mapping[str, Any], preferred: Mapping[str, Any], rng: np.random.Generator
+    ) -> Params | None:
+        """A valid point with the pinned values and, where rules allow, the preferred ones.
+
+        None where there is none, or it is not found with some effort.
+        """
+        effort = Effort(_COMPLETION_STEPS)
+        found = self._drawer.search(rng, effort, self.typed(pinned), self.typed(preferred))
+        try:
+            return next((self._ordered(params) for params in found), None)
+        except OutOfStepsError:
+            return None
 
     def neighbours(self, params: Mapping[str, Any], rng: np.random.Generator) -> Iterator[Params]:
         """Yield valid points that differ in one parameter, in random order.
