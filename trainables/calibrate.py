@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from scipy.optimize import nnls
 
 from trainables.config import ModelConfig, TrainConfig, TrialConfig
+from trainables.memory import MIB, peak_memory_mib, reset_peak_memory, resident_mib
 from trainables.model import build_model
 from trainables.model.recompute import set_recompute
 from trainables.model.selection import pick_backend, use_backend
@@ -23,6 +23,7 @@ from trainables.optimization import Optimization
 from trainables.parallel import ALONE
 from trainables.prediction import MEMORY_WORK, TIME_WORK, Calibration, machine, step_work
 
+CPU = torch.device("cpu")
 BUDGET_S = 20.0
 _MIN_STEPS = 3
 _SHARE_S = 0.9  # of a configuration's time, once it has its least steps
@@ -138,21 +139,17 @@ def training_step(config: TrialConfig) -> Callable[[], None]:
     model = config.model
     network = build_model(model)
     network.train()
-    device = torch.device("cpu")
-    use_backend(network, config.train, device)
+    use_backend(network, config.train, CPU)
     set_recompute(network, recompute=config.train.recompute)
-    optimization = Optimization(network, config.train, device, ALONE)
+    optimization = Optimization(network, config.train, CPU, ALONE)
     optimization.set_rate(config.train.lr)
     frames = (model.timesteps,) if model.event_data else ()
-    part = config.train.batch_size // config.train.accumulate
-    shape = (part, *frames, model.in_channels, model.image_size, model.image_size)
-    inputs = torch.rand(shape)
-    labels = torch.randint(0, model.num_classes, (part,))
-    share = 1.0 / config.train.accumulate
+    batch = config.train.batch_size
+    inputs = torch.rand(batch, *frames, model.in_channels, model.image_size, model.image_size)
+    labels = torch.randint(0, model.num_classes, (batch,))
 
     def step() -> None:
-        for _ in range(config.train.accumulate):
-            optimization.step(inputs, labels, share)
+        optimization.step(inputs, labels, 1.0)
 
     return step
 
@@ -161,19 +158,13 @@ def training_step(config: TrialConfig) -> Callable[[], None]:
 def _peak() -> Iterator[dict[str, float]]:
     """Measure the peak of resident memory within; empty where the system does not tell."""
     found: dict[str, float] = {}
-    if sys.platform != "linux":
-        yield found
-        return
-    ctypes.CDLL(None).malloc_trim(0)  # what an earlier network left is not to be used again
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # what an earlier network left is not to be used again
+    before = resident_mib("VmRSS")
+    is_reset = reset_peak_memory(CPU)
     yield found
-    found["bytes"] = max(0.0, _resident("VmHWM") - before)
-
-
-def _resident(name: str) -> float:
-    status = Path("/proc/self/status").read_text()
-    return 1024.0 * float(status.split(f"{name}:")[1].split()[0])
+    if before is not None and is_reset:
+        found["bytes"] = MIB * max(0.0, peak_memory_mib(CPU) - before)
 
 
 def fitted(measured: Sequence[Measured], precision: str, threads: int) -> Calibration:
@@ -181,7 +172,7 @@ def fitted(measured: Sequence[Measured], precision: str, threads: int) -> Calibr
     works = [step_work(step.config) for step in measured]
     seconds = [step.seconds for step in measured]
     known = [(w, m.peak_bytes) for w, m in zip(works, measured, strict=True) if m.peak_bytes]
-    backend = pick_backend(measured[0].config.train, torch.device("cpu"))
+    backend = pick_backend(measured[0].config.train, CPU)
     time_rates, time_error = _fit(works, seconds, TIME_WORK)
     memory_rates, memory_error = _fit([w for w, _ in known], [b for _, b in known], MEMORY_WORK)
     return Calibration(

@@ -4,8 +4,6 @@ Shapes: T timesteps, B batch, K classes, N samples.
 """
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +18,7 @@ from trainables.cost import parameter_count
 from trainables.data import DataSplits, Split, check_data
 from trainables.data.feeding import feed
 from trainables.errors import CheckpointError, InputError, TrialFailedError
+from trainables.memory import peak_memory_mib, reset_peak_memory
 from trainables.mixing import mix
 from trainables.model import build_model
 from trainables.model.recompute import set_recompute
@@ -28,8 +27,6 @@ from trainables.model.timesteps import run_at, shown_in
 from trainables.optimization import Optimization
 from trainables.parallel import ALONE, World
 from trainables.scoring import Evaluation, Scorer
-
-MIB = 2**20
 
 
 def learning_rate(train: TrainConfig, epoch: int) -> float:
@@ -87,7 +84,7 @@ class TrialRun:
         use_backend(self.model, config.train, self.device)
         set_recompute(self.model, recompute=config.train.recompute)
         self.optimization = Optimization(self.model, config.train, self.device, world)
-        _reset_peak_memory(self.device)
+        reset_peak_memory(self.device)
 
     def step(self) -> tuple[dict[str, float], dict[str, float]]:
         """Train one epoch, then evaluate on validation, with the epoch's timesteps.
@@ -118,7 +115,7 @@ class TrialRun:
             "firing_rate": val.energy.firing_rate,
             "params_m": parameter_count(self.config.model) / 1e6,
             "images_per_s": self._images_an_epoch / trained_s,
-            "peak_memory_mib": _peak_memory_mib(self.device),
+            "peak_memory_mib": peak_memory_mib(self.device),
             "epoch_s": time.perf_counter() - start,
         }
         return dict(self.metrics), val.energy.layer_rates
@@ -255,25 +252,3 @@ def _check_share(config: TrialConfig, splits: DataSplits, world: World) -> None:
             f"processes must be at most {smallest} (half of train.batch_size and the samples of "
             f"validation and test), but got {world.size}"
         )
-
-
-def _reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif sys.platform == "linux":
-        # "5" resets the peak of the resident set, so that a reused worker reports its own trial
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            return
-
-
-def _peak_memory_mib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / MIB
-    try:
-        status = Path("/proc/self/status").read_text()
-        return float(status.split("VmHWM:")[1].split()[0]) / 1024
-    except (OSError, IndexError):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB

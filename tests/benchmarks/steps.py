@@ -77,6 +77,7 @@ def measure(case: str, backend: str, precision: str) -> dict[str, float]:
     import torch
 
     from trainables.config import ModelConfig, TrainConfig
+    from trainables.memory import peak_memory_mib, resident_mib
     from trainables.model import build_model
     from trainables.model.selection import use_backend
     from trainables.optimization import Optimization
@@ -97,6 +98,7 @@ def measure(case: str, backend: str, precision: str) -> dict[str, float]:
         x = torch.poisson(torch.full(shape, 0.2))
     y = torch.randint(0, config.num_classes, (batch,))
     before_mib = resident_mib("VmRSS")
+    assert before_mib is not None
 
     def step() -> None:
         optimization.step(x, y, 1.0)
@@ -107,7 +109,7 @@ def measure(case: str, backend: str, precision: str) -> dict[str, float]:
             model(x)
 
     step_cpu_s, step_wall_s = timed(step)
-    peak_mib = resident_mib("VmHWM") - before_mib
+    peak_mib = peak_memory_mib(device) - before_mib
     model.eval()
     eval_cpu_s, eval_wall_s = timed(evaluate)
     return {
@@ -127,11 +129,6 @@ def timed(work: Callable[[], None]) -> tuple[float, float]:
         cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         wall.append(time.perf_counter() - start)
     return statistics.median(cpu[WARM_STEPS:]), statistics.median(wall[WARM_STEPS:])
-
-
-def resident_mib(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
 if __name__ == "__main__":

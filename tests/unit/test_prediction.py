@@ -13,6 +13,7 @@ from spaces import load_search_space
 from spaces.summary import summarize
 from trainables.calibrate import Measured, fitted, measure, training_step
 from trainables.config import ModelConfig, TrainConfig, TrialConfig
+from trainables.optimization import Optimization
 from trainables.prediction import (
     FILE,
     MEMORY_WORK,
@@ -86,11 +87,20 @@ def test_real_steps_are_measured() -> None:
         assert activations < measured[1].peak_bytes < 100 * activations
 
 
-def test_a_step_of_parts_takes_its_batch() -> None:
+def test_a_step_of_parts_takes_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     train = TrainConfig(batch_size=8, accumulate=4)
     model = ModelConfig(width=16, depth=1, timesteps=2, block_size=1, image_size=16, pooling="0011")
     parts = TrialConfig(model=model, train=train)
+    taken: list[int] = []
+    step = Optimization.step
+
+    def counted(self: Optimization, x: torch.Tensor, y: torch.Tensor, share: float) -> torch.Tensor:
+        taken.append(len(x))
+        return step(self, x, y, share)
+
+    monkeypatch.setattr(Optimization, "step", counted)
     training_step(parts)()
+    assert taken == [8]
     whole = parts.model_copy(update={"train": train.model_copy(update={"accumulate": 1})})
     one, four = step_work(whole), step_work(parts)
     assert four["macs1x1"] == one["macs1x1"]
