@@ -256,7 +256,10 @@ class Loader:
             started_s=made["proposed_s"],
             ended_s=outcome.get("ended_s"),
             feasible=outcome.get("feasible", True),
-            extra={"layer_rates": rates} | {k: made[k] for k in ("screen",) if k in made},
+            extra={
+                "layer_rates": rates,
+                **({"screen": made["screen"]} if "screen" in made else {}),
+            },
             attempts=attempts,
         )
 

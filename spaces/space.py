@@ -25,6 +25,7 @@ _ATTEMPTS = 5
 _NEIGHBOUR_STEPS = 200
 _COMPLETION_STEPS = 100_000
 _NEIGHBOUR_VALUES = 64  # of one parameter
+_ABSENT = object()
 
 
 class SearchSpace:
@@ -106,11 +107,7 @@ class SearchSpace:
         """Return the keys that exist for these parameters."""
         active: dict[str, Any] = {}
         for key in self.keys:
-            conditions = self._free[key].when
-            if not conditions or all(
-                parent in active and active[parent] in values
-                for parent, values in conditions.items()
-            ):
+            if all(active.get(p, _ABSENT) in v for p, v in self._free[key].when.items()):
                 active[key] = params.get(key)
         return set(active)
 
@@ -135,23 +132,20 @@ class SearchSpace:
             return found
         point = self.point(typed)
         # Several rules can say the same of one mistake (the class repeats its group's).
-        broken = (rule.broken_by(point) for rule in self.rules if not holds(rule, point))
-        return list(dict.fromkeys(broken))
+        return list(dict.fromkeys(rule.broken_by(point) for rule in self._broken(point)))
 
     def allows(self, params: Mapping[str, Any]) -> bool:
         """Whether there is nothing that `problems` would say, which takes longer."""
         if params.keys() != self.active_keys(params):
             return False
-        typed = {}
-        for key, value in params.items():
-            try:
-                typed[key] = convert(key, value)
-            except ValueError:
-                return False
-            if not self.domains[key].contains(typed[key]):
-                return False
-        point = self.point(typed)
-        return all(holds(rule, point) for rule in self.rules)
+        checked = {key: self._check_value(key, value) for key, value in params.items()}
+        if any(problem for problem, _ in checked.values()):
+            return False
+        point = self.point({key: value for key, (_, value) in checked.items()})
+        return next(self._broken(point), None) is None
+
+    def _broken(self, point: Point) -> Iterator[Rule]:
+        return (rule for rule in self.rules if not holds(rule, point))
 
     def _check_value(self, key: str, value: Any) -> tuple[str, Any]:
         try:
@@ -260,7 +254,7 @@ class SearchSpace:
         """Changes of one parameter that may meet every rule that these parameters break."""
         point = self.point(params)
         missing = self.active_keys(params) - params.keys()
-        broken = [rule.keys for rule in self.rules if not holds(rule, point)]
+        broken = [rule.keys for rule in self._broken(point)]
         keys = set(self.keys) if missing else set(self.keys).intersection(*broken)
         for key in reversed(self.keys):  # a parent's change may make the parameter disappear
             keys |= self._free[key].when.keys() & self.domains.keys() if key in keys else set()
@@ -271,7 +265,9 @@ class SearchSpace:
                 hinted = Variable(key, self._free[key], [], hints)
                 values = islice(hinted.candidates(point, rng), _NEIGHBOUR_VALUES)
                 changes += [(key, value) for value in values if value != params[key]]
-        return changes or [(key, params[key]) for key in params if missing]
+        if not changes and missing:  # nothing needs to change, only to be completed
+            changes = list(params.items())[:1]
+        return changes
 
     def _changed(
         self, current: Params, changes: Sequence[tuple[str, Any]], rng: np.random.Generator

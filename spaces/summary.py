@@ -25,7 +25,8 @@ def summarize(spec: SearchSpec) -> dict[str, Any]:
         `resolved`; a continuous space's counts and an unknown cost are None.
     """
     size = _size(spec)
-    examples = _examples(spec)
+    measured = load(max(1, int(spec.resources.cpus)))
+    examples = _examples(spec, measured)
     return {
         "name": spec.name,
         "recipe": spec.recipe,
@@ -45,7 +46,7 @@ def summarize(spec: SearchSpec) -> dict[str, Any]:
         },
         "budget": spec.budget.model_dump(),
         "examples": examples,
-        "notes": _notes(spec, size),
+        "notes": _notes(spec, size, measured),
         "resolved": spec.resolved(),
     }
 
@@ -63,22 +64,24 @@ def _size(spec: SearchSpec) -> dict[str, Any]:
     }
 
 
-def _examples(spec: SearchSpec) -> list[dict[str, Any]]:
+def _examples(spec: SearchSpec, measured: Calibration | None) -> list[dict[str, Any]]:
     space = spec.search_space
     rng = np.random.default_rng(spec.sampler.seed)
     examples: dict[str, dict[str, Any]] = {}
     for _ in range(4 * NUM_EXAMPLES):
         params = space.sample(rng)
-        examples.setdefault(space.key(params), _example(spec, params))
+        examples.setdefault(space.key(params), _example(spec, params, measured))
         if len(examples) == NUM_EXAMPLES:
             break
     return list(examples.values())
 
 
-def _example(spec: SearchSpec, params: dict[str, Any]) -> dict[str, Any]:
+def _example(
+    spec: SearchSpec, params: dict[str, Any], measured: Calibration | None
+) -> dict[str, Any]:
     config = spec.trial_config(params)
     is_sequence = CARDS[config.data.name].is_sequence
-    calibration = _calibration(spec, config)
+    calibration = _fitting(measured, config)
     epoch_s = predict_epoch_s(config, training_images(config.data), calibration)
     memory = None if calibration is None else predicted_peak_mib(config, calibration)
     return {
@@ -91,13 +94,12 @@ def _example(spec: SearchSpec, params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _calibration(spec: SearchSpec, config: TrialConfig) -> Calibration | None:
-    """What was measured of this machine under a trial's conditions."""
-    found = load(max(1, int(spec.resources.cpus)))
-    return found if found is not None and found.precision == config.train.precision else None
+def _fitting(measured: Calibration | None, config: TrialConfig) -> Calibration | None:
+    """What was measured of this machine, if it was under a trial's conditions."""
+    return measured if measured and measured.precision == config.train.precision else None
 
 
-def _notes(spec: SearchSpec, size: dict[str, Any]) -> list[str]:
+def _notes(spec: SearchSpec, size: dict[str, Any], measured: Calibration | None) -> list[str]:
     notes = []
     points, trials = size["valid_points"], spec.budget.trials
     if points is not None and points < trials:
@@ -121,7 +123,7 @@ def _notes(spec: SearchSpec, size: dict[str, Any]) -> list[str]:
             f"screen scores what promises accuracy and knows nothing of {', '.join(others)}: "
             "it keeps the networks that cost more as well"
         )
-    calibration = _calibration(spec, spec.base_config)
+    calibration = _fitting(measured, spec.base_config)
     if calibration is None:
         notes.append(
             "CPU times are rough estimates, good to a factor of two; `spiketune calibrate` "

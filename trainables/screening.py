@@ -3,9 +3,9 @@
 Shapes: T timesteps, B batch, C channels, H W image, M neurons and timesteps of a layer.
 """
 
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,47 +51,34 @@ def _distance(spikes_BM: torch.Tensor) -> torch.Tensor:
     return count_B[:, None] + count_B - 2.0 * common_BB
 
 
-class PatternProbe:
-    """Context manager that averages over neuron layers how alike samples' spikes are."""
+@contextmanager
+def seen_spikes(model: nn.Module, see: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    """Show every neuron layer's spikes `[T,B,...]` as they are fired."""
 
-    def __init__(self, model: nn.Module, similarity: Similarity) -> None:
-        """Attach to nothing yet."""
-        self._model = model
-        self._similarity = similarity
-        self._kernels: list[torch.Tensor] = []
-        self._handles: list[Any] = []
+    def hook(_: nn.Module, _args: tuple[Any, ...], spikes: torch.Tensor) -> None:
+        see(spikes)
 
-    def __enter__(self) -> Self:
-        """Hook every neuron layer."""
-        for module in self._model.modules():
-            if isinstance(module, SpikingNeuron):
-                self._handles.append(module.register_forward_hook(self._see))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Remove the hooks."""
-        for handle in self._handles:
+    neurons = (module for module in model.modules() if isinstance(module, SpikingNeuron))
+    handles = [neuron.register_forward_hook(hook) for neuron in neurons]
+    try:
+        yield
+    finally:
+        for handle in handles:
             handle.remove()
-        self._handles.clear()
 
-    def kernel(self) -> torch.Tensor:
-        """Mean similarity of samples `[B,B]`, float64.
 
-        Raises:
-            RuntimeError: no neuron layer has fired or stayed silent within the probe.
-        """
-        if not self._kernels:
-            raise RuntimeError("a batch must pass within the probe, but none has")
-        return torch.stack(self._kernels).mean(dim=0)
+def pattern_kernel(
+    model: nn.Module, inputs: torch.Tensor, similarity: Similarity = sparsity_aware
+) -> torch.Tensor:
+    """Mean over neuron layers of how alike samples' spikes are, `[B,B]`, float64."""
+    kernels: list[torch.Tensor] = []
 
-    def _see(self, _: nn.Module, _args: tuple[Any, ...], out_TB: torch.Tensor) -> None:
-        spikes_BM = out_TB.transpose(0, 1).flatten(1)
-        self._kernels.append(self._similarity(spikes_BM).double())
+    def compare(spikes: torch.Tensor) -> None:
+        kernels.append(similarity(spikes.transpose(0, 1).flatten(1)).double())
+
+    with seen_spikes(model, compare):
+        model(inputs)
+    return torch.stack(kernels).mean(dim=0)
 
 
 def log_determinant(kernel_BB: torch.Tensor) -> float:
@@ -125,10 +112,7 @@ def spike_diversity(
         with torch.random.fork_rng(devices=()), torch.no_grad():
             torch.manual_seed(seed)
             model = _calibrated(build_model(config.model))
-            inputs = _samples(config, seed)
-            with PatternProbe(model, similarity) as probe:
-                model(inputs)
-            return log_determinant(probe.kernel())
+            return log_determinant(pattern_kernel(model, _samples(config, seed), similarity))
     finally:
         torch.set_num_threads(num_threads)
 

@@ -81,7 +81,7 @@ def test_models_are_shared_by_more_proposals_the_more_trials_there_are(tmp_path:
     spec = load(tmp_path, CONTINUOUS)
     proposer = make_proposer(spec, (1, 3))
     made: list[int] = []
-    shared = proposer._shared  # type: ignore[attr-defined]
+    shared = proposer._shared  # type: ignore[attr-defined]  # of model-based proposers only
     make: Callable[..., object] = shared._make
 
     def counted(records: list[TrialRecord], rng: np.random.Generator) -> object:
