@@ -13,7 +13,7 @@ import torch
 from search.propose import make_proposer
 from search.records import EpochRecord, TrialRecord
 from spaces import SearchSpec, load_search_space
-from tests.benchmarks import ledger_scale, steps, tracking_outage
+from tests.benchmarks import ledger_scale, steps, tracking_outage, trial_overhead
 from trainables.config import ModelConfig
 from trainables.model import build_model
 
@@ -27,6 +27,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, Python {platform.python_version()}, one thread")
     training_steps()
     steps.main([])
+    trial_overhead.main()
     proposals()
     tracking_outage.main()
     ledger_scale.main()
