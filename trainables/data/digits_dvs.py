@@ -14,10 +14,12 @@ from torch.nn import functional as nnf
 
 from trainables.config import DataConfig, ModelConfig
 from trainables.data.augment import event_augments
+from trainables.data.kept import shared_array
 from trainables.data.raw_digits import raw_digits
 from trainables.data.splits import DataSplits, TensorSplit, stratified_indices
 from trainables.errors import InputError
 
+FORMAT = 1  # raise it when frames are computed otherwise
 DIGITS_MAX = 16.0
 NUM_STEPS = 48  # motion steps of a recording, 16 a saccade
 AMPLITUDE = 0.125  # of the side: how far a saccade goes, as N-MNIST's few pixels of 34
@@ -50,12 +52,22 @@ def load_digit_events(data: DataConfig, model: ModelConfig) -> DataSplits:
     labels = torch.from_numpy(target)
     parts = stratified_indices(target, data.val_frac, data.test_frac, data.split_seed)
     augments = event_augments(data)
-    return DataSplits(*(TensorSplit(frames[i], labels[i], augments=augments) for i in parts))
+    return DataSplits(
+        *(
+            TensorSplit(frames, labels[i], augments=augments, rows=torch.from_numpy(i))
+            for i in parts
+        )
+    )
 
 
 @lru_cache(maxsize=4)
 def event_frames(timesteps: int, size: int) -> torch.Tensor:
     """Event counts of all digits, `[N,T,2,S,S]` (uint8)."""
+    name = f"digits_dvs-{FORMAT}-T{timesteps}-{size}x{size}"
+    return torch.from_numpy(shared_array(name, lambda: _integrated(timesteps, size).numpy()))
+
+
+def _integrated(timesteps: int, size: int) -> torch.Tensor:
     scene = _scene(size)
     path = saccades(size)
     reference = _log_intensity(scene, path[-1])  # the path ends where it starts

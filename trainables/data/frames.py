@@ -1,21 +1,13 @@
 """Integrates recordings to frames once and keeps them, safely among parallel trials.
 
 A cache is a folder `frames/T16-128x128-<fingerprint>/` beside the recordings, holding `frames.npy`
-`[N,T,2,H,W]` and `frames.json` with its checksum. It is made under a lock, in a folder of another
-name, and renamed when it is whole: a reader sees all of it or nothing, and what a killed maker
-leaves behind is cleared away by the next. Its name covers the recordings' names and sizes, so that
-other recordings make another cache.
+`[N,T,2,H,W]` and `frames.json` with its checksum. Its name covers the recordings' names and sizes,
+so that other recordings make another cache.
 
 Shapes: N samples, T timesteps, H W sensor.
 """
 
 import hashlib
-import json
-import logging
-import os
-import shutil
-import tempfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,19 +16,15 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch.nn import functional as nnf
 
 from trainables.data.event_files import Events, check_in_view
+from trainables.data.kept import Kept, flush
 from trainables.errors import InputError
 
-logger = logging.getLogger(__name__)
-
 FORMAT = 1  # part of the fingerprint: raise it when the same recordings give other frames
-ARRAY, DESCRIPTION = "frames.npy", "frames.json"
 MAX_COUNT = np.iinfo(np.int16).max
 CHUNK_RECORDINGS = 32
-CHUNK_BYTES = 2**24
 
 Progress = Callable[[int, int], None]
 
@@ -97,25 +85,15 @@ def open_frames(
         InputError: a recording is damaged, or the folder cannot be written.
     """
     folder = base / "frames"
-    name = _name(base, recordings, how)
-    found = _opened(folder / name)
-    if found is not None:
-        return found
+    kept = Kept(folder, _name(base, recordings, how), "frames")
     try:
-        folder.mkdir(exist_ok=True)
-        with FileLock(folder / f".{name}.lock"):
-            found = _opened(folder / name)  # another process may have made it meanwhile
-            if found is None:
-                _make(folder, name, recordings, how, progress)
-                found = _opened(folder / name)
+        found = kept.get(lambda path: _write(path, recordings, how, progress))
     except PermissionError as error:
         raise InputError(
             f"{folder}: must be writable once, to keep the frames that are made of the recordings "
             f"({error.strerror}); copy or link `extract` into a folder of your own"
         ) from error
-    if found is None:
-        raise OSError(f"{folder / name}: the frames just written do not read back")
-    return found
+    return torch.from_numpy(found)
 
 
 def _name(base: Path, recordings: Sequence[Recording], how: Integration) -> str:
@@ -127,59 +105,12 @@ def _name(base: Path, recordings: Sequence[Recording], how: Integration) -> str:
     return f"T{how.timesteps}-{height}x{width}-{digest.hexdigest()[:12]}"
 
 
-def _opened(folder: Path) -> torch.Tensor | None:
-    """The frames of a cache; None where there are none or they are damaged."""
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text())
-        # copy on write: torch wants memory that could be written to
-        frames = np.load(folder / ARRAY, mmap_mode="c", allow_pickle=False)
-        if _checksum(folder / ARRAY) == description["crc32"]:
-            return torch.from_numpy(frames)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        logger.warning("%s: damaged (%s); it is made again", folder, error)
-        return None
-    logger.warning("%s: the checksum does not match; it is made again", folder)
-    return None
-
-
-def _checksum(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            crc = zlib.crc32(chunk, crc)
-    return crc
-
-
-def _make(
-    folder: Path,
-    name: str,
-    recordings: Sequence[Recording],
-    how: Integration,
-    progress: Progress | None,
-) -> None:
-    for left in folder.glob(f".{name}.*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
-    making = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=folder))
-    try:
-        _write(making, recordings, how, progress)
-        if (folder / name).exists():  # damaged, or it would have been opened
-            (folder / name).replace(making / "damaged")
-        making.chmod(0o755)  # mkdtemp's own is for one user only
-        making.replace(folder / name)
-        shutil.rmtree(folder / name / "damaged", ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
-
-
 def _write(
-    making: Path, recordings: Sequence[Recording], how: Integration, progress: Progress | None
-) -> None:
+    path: Path, recordings: Sequence[Recording], how: Integration, progress: Progress | None
+) -> dict[str, Any]:
     num_samples = sum(len(recording.cuts) for recording in recordings)
     shape = (num_samples, how.timesteps, 2, *how.stored)
-    wide = making / "wide.npy"
+    wide = path.with_name("wide.npy")
     largest = 0
     # Written, not mapped: a full disk is then an error, not a signal.
     with wide.open("wb") as file:
@@ -187,18 +118,13 @@ def _write(
         for frames in _integrated(recordings, how, progress):
             largest = max(largest, int(frames.max(initial=0)))
             file.write(frames.tobytes())
-        file.flush()
-        os.fsync(file.fileno())
+        flush(file)
     if largest <= np.iinfo(np.uint8).max:
-        _narrow(wide, making / ARRAY, shape)
+        _narrow(wide, path, shape)
         wide.unlink()
     else:
-        wide.replace(making / ARRAY)
-    text = json.dumps({"crc32": _checksum(making / ARRAY), "shape": shape, "largest": largest})
-    with (making / DESCRIPTION).open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        wide.replace(path)
+    return {"shape": shape, "largest": largest}
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -212,8 +138,7 @@ def _narrow(wide: Path, narrow: Path, shape: tuple[int, ...]) -> None:
         _write_header(file, shape, np.dtype(np.uint8))
         for start in range(0, len(frames), CHUNK_RECORDINGS):
             file.write(frames[start : start + CHUNK_RECORDINGS].astype(np.uint8).tobytes())
-        file.flush()
-        os.fsync(file.fileno())
+        flush(file)
 
 
 def _integrated(

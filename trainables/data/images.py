@@ -3,6 +3,7 @@
 Shapes: N samples, B batch, C channels, H W image, S side, T timesteps.
 """
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch.nn import functional as nnf
 from trainables.config import DataConfig, ModelConfig
 from trainables.data.augment import tensor_augments
 from trainables.data.cifar_files import read_batch
+from trainables.data.kept import shared_array
 from trainables.data.locate import missing, set_folder
 from trainables.data.pictures import EvaluationPicture, Picture, TrainingPicture, pixels
 from trainables.data.raw_digits import raw_digits
@@ -30,6 +32,8 @@ CIFAR_FILES = {
     "cifar-10-batches-py": ([f"data_batch_{i}" for i in range(1, 6)], "test_batch", "labels"),
     "cifar-100-python": (["train"], "test", "fine_labels"),
 }
+CIFAR_FORMAT = 1  # raise it when samples are kept otherwise
+CIFAR_SAMPLE = np.dtype([("image", "u1", (32, 32, 3)), ("label", "u1"), ("is_test", "?")])
 PICTURE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 
 
@@ -212,15 +216,40 @@ def read_cifar(base: Path, card: DataCard) -> tuple[np.ndarray, np.ndarray, int]
     for path in paths:
         if not path.is_file():
             raise missing(path, card)
-    read = [read_batch(path, label_key) for path in paths]
-    images = np.concatenate([part for part, _ in read])
-    labels = np.concatenate([part for _, part in read])
-    if labels.min() < 0 or labels.max() >= card.classes:
+    samples = shared_array(_name(paths), lambda: _read_samples(paths, label_key))
+    labels = samples["label"].astype(np.int64)
+    if labels.max() >= card.classes:
         raise InputError(
-            f"{folder}: labels must be 0 to {card.classes - 1}, "
-            f"but got {labels.min()} to {labels.max()}"
+            f"{folder}: labels must be 0 to {card.classes - 1}, but got {labels.max()}"
         )
-    return images, labels, sum(len(part) for _, part in read[:-1])
+    return samples["image"], labels, int((~samples["is_test"]).sum())
+
+
+def _name(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256(f"{CIFAR_FORMAT}".encode())
+    for path in paths:
+        state = path.stat()
+        digest.update(f"\0{path.resolve()}\0{state.st_size}\0{state.st_mtime_ns}".encode())
+    return f"cifar-{digest.hexdigest()[:12]}"
+
+
+def _read_samples(paths: Sequence[Path], label_key: str) -> np.ndarray:
+    """All samples, those of the last file for test.
+
+    Raises:
+        InputError: a file is damaged, or a label is no class of any set.
+    """
+    read = [read_batch(path, label_key) for path in paths]
+    labels = np.concatenate([part for _, part in read])
+    samples = np.zeros(len(labels), dtype=CIFAR_SAMPLE)
+    if labels.min() < 0 or labels.max() > np.iinfo(samples["label"].dtype).max:
+        raise InputError(
+            f"{paths[0].parent}: labels must be 0 to 255, but got {labels.min()} to {labels.max()}"
+        )
+    samples["image"] = np.concatenate([part for part, _ in read])
+    samples["label"] = labels
+    samples["is_test"][len(labels) - len(read[-1][1]) :] = True
+    return samples
 
 
 def load_picture_folders(data: DataConfig, model: ModelConfig) -> DataSplits:
