@@ -2,7 +2,6 @@
 
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -112,4 +111,4 @@ def seeded(number: int) -> np.random.Generator:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -25,7 +25,7 @@ from search.cli import main
 from search.database import LedgerError
 from search.folder import SearchFolder
 from search.recorded import create_ledger, open_ledger
-from search.records import TrialRecord
+from search.records import TrialRecord, TrialState
 from search.spool import Chunk, Delivery, Spool
 from search.study import Ledger
 from spaces import SearchSpec
@@ -36,6 +36,7 @@ from trainables.errors import SpiketuneError
 FAKE = Path(__file__).parents[1] / "integration" / "fake_trial.py"
 DEADLINE_S = 30.0
 SEARCH_S = 240.0
+ENDS: tuple[TrialState, ...] = ("running", "finished", "failed")
 LOCK = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -122,7 +123,7 @@ def write_until_full(disk: SmallDisk, rng: random.Random) -> None:
 
 def add_trials(spec: SearchSpec, ledger: Ledger, rng: random.Random) -> None:
     for _ in range(200):
-        add_trial(spec, ledger, 16, rng.randint(0, 4), rng.choice(("", "finished", "failed")))
+        add_trial(spec, ledger, 16, rng.randint(0, 4), rng.choice(ENDS))
 
 
 def read_while_full(folder: SearchFolder, expected: list[TrialRecord]) -> None:

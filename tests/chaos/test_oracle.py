@@ -169,8 +169,9 @@ def check_mlflow(sequence: Sequence, client: MlflowClient, name: str) -> list[st
             "attributes.status = 'FINISHED' and tags.`spiketune.trial` != 'search'",
             order_by=[*order, "attributes.run_name ASC"],
         )
-        found = [int(r.info.run_name) for r in ended]
-        wrong += [] if found == oracle.ranking() else [f"MLflow's order: {found}"]
+        order_found = [int(r.info.run_name) for r in ended]
+        if order_found != oracle.ranking():
+            wrong.append(f"MLflow's order: {order_found}")
     return wrong
 
 

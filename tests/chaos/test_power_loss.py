@@ -1,7 +1,6 @@
 """The power fails: what was not flushed to the disk is gone, what was acknowledged is not."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,7 +38,7 @@ class Disk:
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("open files are looked at through /proc, which this system lacks")
     return Disk(monkeypatch)

@@ -1,6 +1,7 @@
 """Every attention mode, in shapes the golden results do not have, against a step-by-step oracle."""
 
 import math
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -105,7 +106,7 @@ def test_frames_of_one_column_are_scaled_by_their_height() -> None:
     torch.manual_seed(0)
     model = build_model(config).double()
     seen: list[tuple[torch.Tensor, ...]] = []
-    product = model.block[0].attn.product
+    product = model.get_submodule("block.0.attn.product")
     product.register_forward_hook(lambda _, given, out: seen.append((*given[:3], out)))
     model(torch.randn(2, 8, 3, 32, 1).double() * 3).sum().backward()
     ((q, k, v, out),) = seen
@@ -121,7 +122,7 @@ def test_frames_of_one_column_are_scaled_by_their_height() -> None:
     [(32, 2, 1, 48, 3, 3), (48, 6, 2, 16, 8, 8), (48, 8, 1, 16, 16, 16), (32, 8, 2, 12, 1, 1)],
 )
 def test_every_mode_trains_in_every_shape(
-    attention: str,
+    attention: Literal["statten", "sdt", "ssa"],
     event: bool,
     width: int,
     heads: int,
@@ -156,18 +157,17 @@ def test_every_mode_trains_in_every_shape(
 
 def test_mlp_of_ratio_one_has_an_inner_residual() -> None:
     config = ModelConfig(width=16, heads=2, mlp_ratio=1, depth=1, image_size=8, timesteps=2)
-    mlp = build_model(config).block[0].mlp.double().eval()
+    mlp = cast(Any, build_model(config).get_submodule("block.0.mlp").double().eval())
     x = torch.randn(2, 1, 16, 2, 2, dtype=torch.float64) * 2
-    flat = lambda s: s.flatten(0, 1)  # noqa: E731
-    inner = mlp.fc1_bn(mlp.fc1_conv(flat(lif(x, 1.0)))).view_as(x) + x
-    wanted = mlp.fc2_bn(mlp.fc2_conv(flat(lif(inner, 1.0)))).view_as(x) + inner
+    inner = mlp.fc1_bn(mlp.fc1_conv(lif(x, 1.0).flatten(0, 1))).view_as(x) + x
+    wanted = mlp.fc2_bn(mlp.fc2_conv(lif(inner, 1.0).flatten(0, 1))).view_as(x) + inner
     branch, identity = mlp(x)
     assert torch.allclose(branch + identity, wanted, atol=1e-12)
 
 
 def test_drop_path_drops_whole_samples_in_training_only() -> None:
     config = ModelConfig(width=16, heads=2, depth=2, drop_path=0.5, image_size=8, timesteps=2)
-    drop = build_model(config).block[1].drop_path
+    drop = build_model(config).get_submodule("block.1.drop_path")
     x = torch.ones(2, 400, 1, 1, 1)
     drop.train()
     kept = drop(x)
@@ -189,7 +189,9 @@ def test_bf16_autocast_keeps_membrane_state_wide() -> None:
     seen: list[torch.dtype] = []
     config = ModelConfig(width=32, depth=1, heads=4, image_size=8, timesteps=2)
     model = build_model(config)
-    model.head_lif.register_forward_hook(lambda _m, _a, out: seen.append(out.dtype))
+    model.get_submodule("head_lif").register_forward_hook(
+        lambda _m, _a, out: seen.append(out.dtype)
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(torch.randn(2, 3, 8, 8))
     assert math.isfinite(float(logits.detach().float().sum()))

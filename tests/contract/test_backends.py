@@ -50,7 +50,7 @@ def network(case: str, **fields: Any) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.6, 1.6)
             nn.init.normal_(module.bias, 0.8 if "attn" in name else 0.3, 0.3)
-            nn.init.normal_(module.running_mean, 0.0, 0.1)
+            nn.init.normal_(module.get_buffer("running_mean"), 0.0, 0.1)
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, 0.0, 0.1)
             if module.bias is not None:

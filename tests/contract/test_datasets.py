@@ -19,7 +19,8 @@ ON_DISK = [case for case in CASES if not CARDS[case.name].is_embedded]
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
-    return request.param
+    found: Case = request.param
+    return found
 
 
 @pytest.fixture(scope="module")

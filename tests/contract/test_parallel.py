@@ -43,9 +43,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def in_processes(
-    size: int, folder: Path, work: Callable[[World, Any], Any], *arguments: Any
-) -> list[Any]:
+def in_processes(size: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `work(world, ...)` returns in each of several new processes."""
     start_processes(_process, (size, folder, work, arguments), nprocs=size, start_method="spawn")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]

@@ -16,7 +16,7 @@ from search.database import driver_url
 from search.folder import SearchFolder
 from search.lease import LeaseHeldError
 from search.recorded import create_ledger, open_ledger
-from search.study import LedgerError
+from search.study import Ledger, LedgerError
 from spaces import SearchSpec, load_search_space
 from trainables.errors import InputError
 
@@ -115,9 +115,10 @@ def test_races_on_a_server_have_one_winner(spec: SearchSpec, tmp_path: Path) -> 
     folder = SearchFolder(tmp_path, "raced")
     create_ledger(spec, folder, "").close()
     for _ in range(5):
-        barrier, winners = threading.Barrier(3), []
+        barrier = threading.Barrier(3)
+        winners: list[Ledger] = []
 
-        def race(barrier: threading.Barrier = barrier, winners: list[object] = winners) -> None:
+        def race(barrier: threading.Barrier = barrier, winners: list[Ledger] = winners) -> None:
             barrier.wait()
             try:
                 winners.append(open_ledger(folder, write=True)[1])

@@ -43,7 +43,7 @@ class Rows:
 
     database: Path
 
-    def __call__(self, query: str) -> list[tuple[object, ...]]:
+    def __call__(self, query: str) -> list[tuple[Any, ...]]:
         with sqlite3.connect(self.database, timeout=20) as connection:
             rows = connection.execute(query).fetchall()
         connection.close()
@@ -56,7 +56,7 @@ class Rows:
             f"t.value = '{search}'"
         )
         assert len({row[0] for row in rows}) == len(rows), "a run was made twice"
-        return {str(name): rest for name, *rest in ((r[0], *r[1:]) for r in rows)}  # type: ignore[misc]
+        return {str(name): (status, start, end) for name, status, start, end in rows}
 
     def tags(self, name: str) -> dict[str, str]:
         return dict(
@@ -64,10 +64,10 @@ class Rows:
                 "select t.key, t.value from tags t join runs r on r.run_uuid = t.run_uuid "
                 f"where r.name = '{name}'"
             )
-        )  # type: ignore[arg-type]
+        )
 
     def params(self) -> dict[str, str]:
-        return dict(self("select key, value from params"))  # type: ignore[arg-type]
+        return dict(self("select key, value from params"))
 
     def points(self) -> list[tuple[object, ...]]:
         return self(
@@ -144,10 +144,10 @@ def test_runs_parameters_metrics_and_states(
     assert [p for p in rows.points() if p[0] in ("00000", "00001")] == expected_points(range(2))
     assert ("00002", "energy_mj", 4, 1004_000, 1.0) in rows.points()
     assert rows.tags("00002")["spiketune.nonfinite"] == "epoch 4: val_top1"
-    stopped = rows.tags("00001")
-    assert stopped["mlflow.parentRunId"] == tracker.run_id(None)
-    assert (stopped["spiketune.state"], stopped["spiketune.reason"]) == ("stopped", "asha")
-    assert stopped["spiketune.config_hash"] == "ab"
+    tags = rows.tags("00001")
+    assert tags["mlflow.parentRunId"] == tracker.run_id(None)
+    assert (tags["spiketune.state"], tags["spiketune.reason"]) == ("stopped", "asha")
+    assert tags["spiketune.config_hash"] == "ab"
     params = rows.params()
     assert params == {"train.lr": "0.0001", "model.depth": "2", "budget.trials": "4"}
     artifacts = tmp_path / "mlartifacts" / (tracker.run_id(0) or "") / "artifacts"

@@ -5,7 +5,7 @@ from pathlib import Path
 from search.folder import SearchFolder
 from search.propose import distributions
 from search.recorded import create_ledger
-from search.records import Outcome
+from search.records import Outcome, TrialState
 from search.study import Ledger
 from spaces import SearchSpec, load_search_space
 
@@ -38,7 +38,9 @@ def made_search(runs: Path, *overrides: str) -> tuple[SearchSpec, SearchFolder, 
     return spec, folder, create_ledger(spec, folder, SPACE)
 
 
-def add_trial(spec: SearchSpec, ledger: Ledger, width: int, epochs: int, end: str = "") -> int:
+def add_trial(
+    spec: SearchSpec, ledger: Ledger, width: int, epochs: int, end: TrialState = "running"
+) -> int:
     params = {"model.timesteps": 2, "model.width": width, "train.lr": 0.004 + 0.001 * width / 32}
     config = spec.trial_config(params)
     number = ledger.add(
@@ -48,7 +50,7 @@ def add_trial(spec: SearchSpec, ledger: Ledger, width: int, epochs: int, end: st
         config.config_hash(),
     ).number
     for epoch in range(1, epochs + 1):
-        last = epoch == epochs and end in ("finished", "stopped")
+        last = epoch == epochs and end not in ("running", "failed")
         ledger.report(
             number,
             epoch,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch
 from trainables.cache import CACHE_VARIABLE, cache_folder
 from trainables.config import ModelConfig, TrainConfig
 from trainables.model import build_model, compiled
-from trainables.model.backends import TORCH
+from trainables.model.backends import TORCH, Backed
 from trainables.model.selection import pick_backend, use_backend
 
 CPU = torch.device("cpu")
@@ -96,7 +97,7 @@ def test_torch_is_used_where_nothing_can_be_compiled(
         for name in ("auto", "cpp"):
             train = TrainConfig.model_validate({"neuron_backend": name})
             assert use_backend(model, train, CPU) == "torch"
-    assert model.backend is TORCH
+    assert cast(Backed, model).backend is TORCH
     (line,) = caplog.records
     assert "cpp is not available, torch is used" in line.getMessage()
     assert kind != "a broken one" or "no such flag" in line.getMessage()

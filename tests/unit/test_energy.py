@@ -1,6 +1,7 @@
 """Operation counts against SpikingJelly's, layer by layer, and the papers' budgets."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ class Counted:
 
     def __init__(self, config: ModelConfig) -> None:
         torch.manual_seed(0)
-        self.model = build_model(config)
+        self.model: Any = build_model(config)
         channels = config.in_channels
         if config.event_data:
             x = torch.randint(0, 5, (BATCH, config.timesteps, channels, 16, 16)).float()
@@ -207,7 +208,7 @@ def test_macs_of_imagenet_8_768_are_the_papers_at_dispatch_level() -> None:
     convolution = torch.ops.aten.convolution
 
     def giga(name: str) -> float:
-        return counts[f"SpikingTransformer.{name}"][convolution] / 2e9
+        return float(counts[f"SpikingTransformer.{name}"][convolution]) / 2e9
 
     first = giga("patch_embed.proj_conv")
     assert first == pytest.approx(0.130, abs=5e-4)
@@ -221,7 +222,7 @@ class FirstConvolution(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         embedding = PatchEmbedding(ModelConfig(width=768, image_size=224, pooling="1111"))
-        self.patch_embed = nn.ModuleDict({"proj_conv": embedding.proj_conv})
+        self.patch_embed = nn.ModuleDict({"proj_conv": embedding.get_submodule("proj_conv")})
         self.lif = make_neuron("lif")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

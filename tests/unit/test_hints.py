@@ -11,7 +11,7 @@ from records import record
 
 from search import hints
 from search.effects import Importance, basis_of
-from search.hints import chance
+from search.hints import Hint, chance
 
 
 def by_depth(params: Mapping[str, Any], rng: np.random.Generator) -> float:
@@ -75,7 +75,7 @@ def test_trade_offs_are_good_by_all_objectives(tmp_path: Path) -> None:
 def test_random_results_give_hardly_any_hint(tmp_path: Path) -> None:
     spec = made(tmp_path)
     none = [[Importance(key, None, None, 0) for key in spec.search_space.keys]]
-    said = []
+    said: list[Hint] = []
     for seed in range(20):
         basis = basis_of(spec, search(spec, by_chance, 60, seed, epochs=1))
         assert basis is not None

@@ -1,6 +1,6 @@
 """Proposals: valid, distinct, a pure function of seed and results."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,9 @@ def load(tmp_path: Path, text: str, *overrides: str) -> SearchSpec:
     return load_search_space(path, overrides)
 
 
-def quality(params: Params) -> float:
+def quality(params: Mapping[str, Any]) -> float:
     """Any deterministic function of the parameters with a clear best."""
-    return float(params["model.width"]) - 10.0 * abs(params["model.timesteps"] - 4)
+    return float(params["model.width"] - 10.0 * abs(params["model.timesteps"] - 4))
 
 
 def propose_all(

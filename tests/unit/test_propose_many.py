@@ -14,7 +14,7 @@ from test_spaces_space import HUGE, build
 from search.fronts import _dominated
 from search.problem import Problem
 from search.propose import make_proposer, proposer_for
-from search.records import TrialRecord
+from search.records import TrialRecord, TrialState
 from spaces.schema import Objective
 
 COUPLED = (
@@ -42,7 +42,7 @@ budget: {trials: 400}
 
 def reported(number: int, params: dict[str, object], rng: np.random.Generator) -> TrialRecord:
     epochs = int(rng.choice([1, 3, 9], p=[0.6, 0.25, 0.15]))
-    state = "finished" if epochs == 9 else "stopped"
+    state: TrialState = "finished" if epochs == 9 else "stopped"
     return record(number, [float(rng.random())] * epochs, state=state, params=params)
 
 

@@ -10,7 +10,8 @@ import pytest
 from records import record
 from scipy.stats import spearmanr
 
-from search.halving import Asha, Hyperband, MultiObjectiveAsha, best_of, rank_correlation
+from search.fronts import best_of
+from search.halving import Asha, Hyperband, MultiObjectiveAsha, rank_correlation
 from search.records import TrialRecord
 from search.results import hypervolume, stopping_check
 from search.rules import RULES, MedianRule, Plateau, SelfCheck, is_checked, make_rule

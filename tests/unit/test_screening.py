@@ -21,6 +21,8 @@ from search.screening import Chooser, ScreenError, check_screen
 from spaces import SearchSpec, SpaceError
 from trainables.config import TrialConfig, with_overrides
 from trainables.errors import InputError
+from trainables.model import build_model
+from trainables.model.neurons import SpikingNeuron
 from trainables.screening import hamming, log_determinant, sparsity_aware, spike_diversity
 
 SCREEN = ("screen.candidates=4", "sampler.name=random")
@@ -76,10 +78,10 @@ def test_deep_layers_are_calibrated() -> None:
 
     deep = TrialConfig.model_validate(with_overrides(CONFIG.model_dump(), {"model.depth": 3}))
     torch.manual_seed(0)
-    model = screening._calibrated(screening.build_model(deep.model))
+    model = screening._calibrated(build_model(deep.model))
     rates: list[float] = []
     for module in model.modules():
-        if isinstance(module, screening.SpikingNeuron):
+        if isinstance(module, SpikingNeuron):
             module.register_forward_hook(lambda _m, _a, out: rates.append(float(out.mean())))
     with torch.no_grad():
         model(screening._samples(deep, 0))

@@ -319,7 +319,7 @@ def test_an_epochs_seconds_are_the_tables(table: CurveTable) -> None:
     for record in run.records:
         for epoch in record.epochs:
             assert epoch.metrics["epoch_s"] == pytest.approx(record.params["width"] / 16, rel=1e-6)
-    quick, slow = table.domains["width"].ends()
+    quick, slow = map(float, table.domains["width"].ends())
     assert table.coverage(0.0, quick / 16)[1] == pytest.approx(1.0)
     assert table.coverage(0.0, slow / 16)[1] == pytest.approx(0.0)
 

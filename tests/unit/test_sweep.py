@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -117,11 +119,12 @@ def test_weights_are_shared_between_the_networks_of_a_sweep() -> None:
     state = network(config).state_dict()
     loaded = load_model(config.model, state, CPU)
     assert not loaded.training
-    assert loaded.head.weight.data_ptr() == state["head.weight"].data_ptr()
+    assert loaded.get_parameter("head.weight").data_ptr() == state["head.weight"].data_ptr()
 
 
 def test_sweep_tells_how_far_it_is() -> None:
-    config, seen = config_of(), []
+    config = config_of()
+    seen: list[Any] = []
     sweep(config, network(config).state_dict(), samples(config, 12), CPU, [4], seen.append)
     assert seen == [5, 10, 12]
 
@@ -145,7 +148,7 @@ def test_scorer_restores_the_mode_and_leaves_no_hook() -> None:
     config = config_of()
     model = network(config).train()
     with Scorer(model, EnergyConfig(), "float32") as scorer:
-        assert not model.training
+        assert {module.training for module in model.modules()} == {False}
         split = samples(config, 4)
         scorer.add(split.inputs, split.labels)
     assert model.training

@@ -16,7 +16,7 @@ from PIL import Image
 from trainables.config import DataConfig, DatasetName, ModelConfig
 from trainables.data.cifar_files import read_batch
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 @dataclass(frozen=True)
