@@ -57,10 +57,10 @@ def concurrent_trials(
     resources: Resources, wanted: Mapping[str, float], available: Mapping[str, float]
 ) -> int:
     """How many trials run at once: as asked, but no more than fit."""
-    fits = [
-        math.floor(available.get(key, 0.0) / wanted[name] + 1e-9)
+    shares = [
+        available.get(key, 0.0) / wanted[name]
         for name, key in (("cpu", "CPU"), ("gpu", "GPU"))
         if wanted[name] > 0.0
     ]
-    most = max(1, min(fits))
+    most = max(1, math.floor(min(shares) + 1e-9))
     return min(most, resources.concurrent) if resources.concurrent else most

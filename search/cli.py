@@ -11,6 +11,7 @@ from search.cli_check import check_command
 from search.cli_convert import convert_command
 from search.cli_data import data_command
 from search.cli_evaluate import evaluate_command
+from search.cli_plan import plan_command
 from search.cli_search import (
     best_command,
     report_command,
@@ -68,6 +69,7 @@ def main(verbose: bool) -> None:  # noqa: FBT001  # click passes flags by keywor
 
 for _command in (
     check_command,
+    plan_command,
     search_command,
     resume_command,
     status_command,

@@ -140,11 +140,11 @@ def make_rule(name: str, course: Course, check_share: float = 0.0) -> StoppingRu
     return SelfCheck(rule, check_share, course.seed) if check_share else rule
 
 
-def stopping_rule(spec: SearchSpec) -> StoppingRule:
-    """Build the rule that a search names."""
+def course_of(spec: SearchSpec) -> Course:
+    """What a search's stopping rule is given."""
     stopping, full = spec.stopping, spec.base_config.train.total_epochs
     patience = stopping.patience_epochs
-    course = Course(
+    return Course(
         spec.stopping_metric,
         spec.stopping_mode,
         full,
@@ -156,4 +156,8 @@ def stopping_rule(spec: SearchSpec) -> StoppingRule:
         constraints=spec.outcome_constraints,
         seed=spec.sampler.seed,
     )
-    return make_rule(stopping.name, course, stopping.check_share)
+
+
+def stopping_rule(spec: SearchSpec) -> StoppingRule:
+    """Build the rule that a search names."""
+    return make_rule(spec.stopping.name, course_of(spec), spec.stopping.check_share)

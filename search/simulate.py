@@ -13,12 +13,34 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from search.curves import EPOCH_S, Curve, CurveTable
+from search.curves import EPOCH_S, Curve
 from search.records import EpochRecord, TrialRecord, TrialState
 from search.stopping import Decision, health
 
 Params = dict[str, Any]
 NO_STEPS = 0  # curves tell nothing of optimisation steps
+
+
+class Curves(Protocol):
+    """What trials report: a table of real curves, or drawn ones."""
+
+    @property
+    def metric(self) -> str:
+        """What the values are called."""
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of a full training."""
+
+    @property
+    def full_training_s(self) -> float:
+        """The unit of the budget."""
+
+    def curve(self, params: Params) -> Curve:
+        """What a trial reports, and when."""
+
+    def regret(self, value: float) -> float:
+        """How far a value is from the best."""
 
 
 class Policy(Protocol):
@@ -90,7 +112,7 @@ class _Event:
     last_epoch: float = field(compare=False, default=math.inf)
 
 
-def simulate(table: CurveTable, policy: Policy, conditions: Conditions, seed: int) -> Run:
+def simulate(table: Curves, policy: Policy, conditions: Conditions, seed: int) -> Run:
     """Run one search until its budget is used.
 
     Args:
@@ -111,9 +133,7 @@ def simulate(table: CurveTable, policy: Policy, conditions: Conditions, seed: in
 
 
 class _Simulation:
-    def __init__(
-        self, table: CurveTable, policy: Policy, conditions: Conditions, seed: int
-    ) -> None:
+    def __init__(self, table: Curves, policy: Policy, conditions: Conditions, seed: int) -> None:
         self.records: list[TrialRecord] = []
         self.fractions: list[float] = []
         self.regrets: list[float] = []
