@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledgers import made_search
 from promotions import assert_promotions_followed
+from sqlalchemy import text
 from test_director import (
     EPOCHS,
     LOST,
@@ -27,6 +28,7 @@ from test_director import (
 )
 
 from search.cli import main
+from search.database import LedgerError, writing
 from search.director import WAIT, Assignment, Director
 from search.evidence import ENDED, RUNNING, Evidence
 from search.folder import SearchFolder
@@ -37,6 +39,7 @@ from search.recorded import open_ledger
 from search.records import Attempt
 from search.results import best
 from search.retries import Loss, backoff_s, used_up
+from search.spool import Event
 from search.study import Ledger
 from spaces import SearchSpec
 
@@ -151,9 +154,11 @@ def test_what_waits_keeps_its_checkpoints_also_under_the_next_driver(made: Made)
 
 
 def test_after_a_restart_what_waited_waits_and_what_went_on_goes_on(made: Made) -> None:
-    director, _ = direct(made)
-    to_first_rung(director, 50.0, 40.0)
-    before = director.ledger.records
+    to_first_rung(direct(made)[0], 50.0)
+    made = reopened(made)
+    (second,) = to_first_rung(direct(made)[0], 40.0)
+    assert second.number == 1, "the first still waits"
+    before = made[2].records
     made = reopened(made)
     assert made[2].records == before
     assert [r.state for r in before] == ["paused", "paused"]
@@ -230,6 +235,17 @@ def test_when_the_hours_are_over_nothing_waits_any_more(tmp_path: Path) -> None:
     assert director.next_assignment() is None
     ends = [(r.state, r.reason) for r in made[2].records]
     assert ends == [("stopped", r) for r in ("budget", "budget", "asha@1", "asha@1")]
+    made[2].close()
+
+
+def test_after_the_hours_no_trial_goes_on_to_have_one_trained_in_full(tmp_path: Path) -> None:
+    made = made_search(tmp_path, *PAUSES, "budget.hours=1")
+    clock = Clock()
+    director, _ = direct(made, clock)
+    to_first_rung(director, 50.0)
+    clock.now_s = 3600.0
+    assert director.next_assignment() is None
+    assert [(r.state, r.reason) for r in made[2].records] == [("stopped", "asha@1")]
     made[2].close()
 
 
@@ -340,6 +356,32 @@ def test_what_waits_is_a_result_to_samplers(made: Made) -> None:
     for name in PROPOSERS:
         proposed = [proposer_for(name, problem).propose(known) for known in (records, stopped)]
         assert proposed[0] == proposed[1], name
+
+
+def test_a_pause_is_told_again_when_an_interruption_has_closed_its_run(made: Made) -> None:
+    director, recorder = direct(made)
+    to_first_rung(director, 50.0)
+    for interrupted in (False, True):
+        if interrupted:
+            recorder.search_ended("KILLED", {}, {}, 1.0)
+        again = Recorder()
+        for seq, (kind, body) in enumerate(recorder.events, start=1):
+            again._note(Event(seq, kind, 1.0, dict(body)))
+        again.catch_up(director.ledger.records, lambda _: {})
+        assert [kind for kind, _ in again.events] == ["trial_pause"] * interrupted
+
+
+def test_a_pause_that_was_altered_is_refused(made: Made) -> None:
+    director, _ = direct(made)
+    to_first_rung(director, 50.0)
+    change = text(
+        "update trial_user_attributes set value_json = replace(value_json, 'true', 'false') "
+        "where key = 'paused'"
+    )
+    with writing(made[2]._engine) as session:
+        session.execute(change)
+    with pytest.raises(LedgerError, match="'paused' of trial 0 was altered"):
+        open_ledger(made[1])
 
 
 def test_a_lost_machine_while_all_wait_is_nobodys(made: Made) -> None:
