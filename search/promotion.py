@@ -1,13 +1,13 @@
 """Successive halving that pauses: a free worker continues what has proved best, or begins anew."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from heapq import nlargest
 from operator import itemgetter
 
 from search.halving import Asha
 from search.records import TrialRecord
-from search.standings import Place
-from search.stopping import GO_ON, Decision
+from search.standings import Standings
+from search.stopping import GO_ON, Course, Decision
 
 
 class AshaPromotion(Asha):
@@ -30,41 +30,54 @@ class AshaPromotion(Asha):
     latest trials, the adaptive grace period and the end.
     """
 
+    def __init__(self, course: Course, recent: int | None = None) -> None:
+        """Derive the rungs; arguments as of `Asha`."""
+        super().__init__(course, recent)
+        self._waiting = Standings(self.rungs, self._waiting_place)
+
     def decide(self, records: Sequence[TrialRecord], current: TrialRecord) -> Decision:
         """Pause the trial at a rung, unless its worker would take it up again at once."""
         epoch = current.epochs[-1].epoch
         if epoch not in self.rungs or epoch < self.grace(records):
             return GO_ON
-        if next(self._due(records, current.number), None) == current.number:
+        if self._due(records, current) == current.number:
             return GO_ON
         return Decision(stop=False, reason=f"asha@{epoch}", pause=True)
 
     def promotion(self, records: Sequence[TrialRecord], *, last: bool = False) -> int | None:
         """The trial to continue; arguments as of `Pausing`."""
-        if all(record.state != "paused" for record in records):
-            return None
-        found = next(self._due(records), None)
-        return next(self._leaders(records), None) if found is None and last else found
+        found = self._due(records)
+        return self._leader(records) if found is None and last else found
 
-    def _due(self, records: Sequence[TrialRecord], arrived: int | None = None) -> Iterator[int]:
-        """Who is to go on, first the first; `arrived` is as good as paused."""
+    def _due(
+        self, records: Sequence[TrialRecord], arrived: TrialRecord | None = None
+    ) -> int | None:
+        """Who is to go on; `arrived` is as good as paused."""
+        waiting, boards = self._waiting.boards(records), self._standings.boards(records)
         for epoch in reversed(self.rungs):
-            places = self._standings.at(epoch, records)
-            latest = nlargest(self._recent, places, itemgetter(1))
-            for place in places[: len(places) // self._course.factor]:
-                record = records[place[1]]
-                waits = record.state == "paused" or record.number == arrived
-                if waits and len(record.epochs) == epoch and self._is_recent(place, latest):
-                    yield record.number
+            places, candidates = boards[epoch], waiting[epoch][:1]
+            if arrived is not None and arrived.epochs[-1].epoch == epoch:
+                candidates = [*candidates, (self._badness(arrived.last), arrived.number)]
+            num = len(places) // self._course.factor
+            # Where the best that waits is not good enough, none is.
+            best = min(candidates, default=None)
+            if num and best is not None and best <= places[num - 1]:
+                latest = nlargest(self._recent, places, itemgetter(1))
+                if not self._recent or self._is_kept(best, sorted({*latest, best})):
+                    return best[1]
+        return None
 
-    def _is_recent(self, place: Place, latest: Sequence[Place]) -> bool:
-        return not self._recent or self._is_kept(place, sorted({*latest, place}))
-
-    def _leaders(self, records: Sequence[TrialRecord]) -> Iterator[int]:
-        """The best at each rung, where it waits; failed ones lead to nothing."""
+    def _leader(self, records: Sequence[TrialRecord]) -> int | None:
+        """The best at a rung, where it waits, of the highest first; failed ones lead to nothing."""
+        waiting, boards = self._waiting.boards(records), self._standings.boards(records)
         for epoch in reversed(self.rungs):
-            places = self._standings.at(epoch, records)
-            alive = (records[n] for _, n in places if records[n].state != "failed")
+            alive = (place for place in boards[epoch] if records[place[1]].state != "failed")
             best = next(alive, None)
-            if best is not None and best.state == "paused" and len(best.epochs) == epoch:
-                yield best.number
+            if best is not None and best in waiting[epoch][:1]:
+                return best[1]
+        return None
+
+    def _waiting_place(self, record: TrialRecord) -> dict[int, tuple[float, float]]:
+        last = record.epochs[-1].epoch if record.epochs else 0
+        waits = record.state == "paused"
+        return {e: place for e, place in self._places(record).items() if waits and e == last}
