@@ -82,6 +82,9 @@ def test_a_trial_waits_at_a_rung_unless_its_worker_would_take_it_up_at_once() ->
     assert RULE.decide([*trials, good := record(2, [9.0])], good) == GO_ON
     assert RULE.decide([only := record(0, [9.0])], only) == pause
     assert RULE.decide([*trials, between := record(2, [9.0, 1.0])], between) == GO_ON
+    # So is one that waits at the same rung and is better.
+    low = [waiting(0, 8.0), *(waiting(i, 1.0) for i in range(1, 5)), record(5, [7.0])]
+    assert RULE.decide(low, low[-1]) == pause
     # One that waits higher up is served first by the worker that becomes free.
     high = [waiting(i, 0.0, 0.0, float(i)) for i in range(3)]
     low = [waiting(3, 5.0), waiting(4, 6.0), record(5, [9.0])]
