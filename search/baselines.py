@@ -7,6 +7,7 @@ The stock ones are driven through Ray's own classes: `OptunaSearch` and the brac
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import optuna
@@ -28,7 +29,7 @@ from search.records import TrialRecord
 from search.results import Mode
 from search.rules import RULES, make_rule
 from search.simulate import Policy
-from search.stopping import GO_ON, Course, Decision, StoppingRule, grace_of
+from search.stopping import GO_ON, Course, Decision, StoppingRule, grace_of, promotion
 from trainables.errors import InputError
 
 STOCK = "optuna"
@@ -108,6 +109,7 @@ class OwnPolicy:
         """Put both together."""
         self.propose = proposer.propose
         self.decide = rule.decide
+        self.promotion = partial(promotion, rule)
 
     def ended(self, record: TrialRecord) -> None:
         """Nothing: the records say it."""

@@ -26,7 +26,7 @@ from search.recorded import check_same, open_ledger
 from search.records import TrialRecord
 from search.results import best, pareto, rows, stopping_check
 from search.tables import print_insight, print_results, print_savings
-from search.wording import duration, metric_text
+from search.wording import STATE_STYLES, duration, metric_text
 from spaces.loader import load_search_space
 from spaces.schema import SearchSpec
 from trainables.errors import SpiketuneError
@@ -137,11 +137,10 @@ def status_command(name: str | None, output: str, runs: Path) -> None:
         console.print(f"No searches in {runs}.")
         return
     table = Table(box=None, pad_edge=False)
-    states = ("running", "finished", "stopped", "failed")
-    for column in ("search", "trials", *states, "best", "driver"):
+    for column in ("search", "trials", *STATE_STYLES, "best", "driver"):
         table.add_column(column, no_wrap=True)
     for tree in trees:
-        counts = [str(tree["states"][state]) for state in states]
+        counts = [str(count) for count in tree["states"].values()]
         shown = metric_text(*tree["best"]) if tree["best"] else "-"
         done = f"{tree['trials']}/{tree['budget']}"
         table.add_row(tree["name"], done, *counts, shown, tree["driver"] or "-")
@@ -192,8 +191,7 @@ def _status_tree(runs: Path, name: str) -> dict[str, Any]:
         "budget": spec.budget.trials,
         "epochs": sum(len(record.epochs) for record in records),
         "states": {
-            state: sum(record.state == state for record in records)
-            for state in ("running", "finished", "stopped", "failed")
+            state: sum(record.state == state for record in records) for state in STATE_STYLES
         },
         "best": [first, top.last[first]] if top else None,
         "driver": None if holder is None or holder.alive is False else str(holder),

@@ -18,7 +18,7 @@ from search.database import LedgerError
 from search.folder import SearchFolder
 from search.propose import distributions
 from search.pruning import Front, remove_checkpoints
-from search.records import MissingEpochError, Outcome, TrialRecord
+from search.records import MissingEpochError, Outcome, Pause, TrialRecord
 from search.retries import (
     INTERRUPTED,
     MISSING_EPOCH,
@@ -30,7 +30,7 @@ from search.retries import (
 )
 from search.rules import stopping_rule
 from search.screening import Chooser, ScreenError
-from search.stopping import Decision, health
+from search.stopping import Decision, health, promotion
 from search.study import Ledger
 from search.tracking import Tracker
 from spaces.schema import SearchSpec
@@ -103,7 +103,7 @@ class Director:
         self._deadline_s = None if hours is None else clock() + hours * SECONDS_AN_HOUR - used_s
         tracker.catch_up(ledger.records, partial(trial_files, folder))
         for record in ledger.records:
-            if record.state != "running":
+            if record.has_ended:
                 self._prune(record)
 
     @property
@@ -162,9 +162,11 @@ class Director:
         if number is not None:
             return self._again(number)
         fresh = None if self.out_of_time or self.exhausted else self._fresh()
-        if fresh is None and (self._running or self._waiting):
+        if fresh is not None:
+            return fresh
+        if self._running or self._waiting:
             return WAIT
-        return fresh
+        return self._last()
 
     def _due(self) -> int | None:
         if self._unfinished:
@@ -172,13 +174,30 @@ class Director:
         due = [n for n, at_s in self._waiting.items() if at_s <= self._clock()]
         if due:
             del self._waiting[due[0]]
-        return due[0] if due else None
+            return due[0]
+        return promotion(self.rule, self.ledger.records)
+
+    def _last(self) -> Assignment | None:
+        """A paused trial although nothing new may start; without any, none will ever go on."""
+        number = promotion(self.rule, self.ledger.records, last=True)
+        if number is not None:
+            return self._again(number)
+        self._stop_paused()
+        return None
 
     def _stop_unstarted(self) -> None:
         for number in [*self._unfinished, *self._waiting]:
             self._end(number, Outcome("stopped", "budget"))
         self._unfinished.clear()
         self._waiting.clear()
+        while (due := promotion(self.rule, self.ledger.records)) is not None:
+            self._end(due, Outcome("stopped", "budget"))
+        self._stop_paused()
+
+    def _stop_paused(self) -> None:
+        for record in self.ledger.records:
+            if record.state == "paused":
+                self._end(record.number, Outcome("stopped", record.reason))
 
     def _fresh(self) -> Assignment | None:
         records = self.ledger.records
@@ -243,19 +262,21 @@ class Director:
             return done
         decision, outcome = self._decide(seen, int(result.get("num_steps", 0)), done=done)
         self.ledger.report(number, epoch, metrics, rates, outcome, decision.spared)
-        self._tracker.trial_epoch(
-            number, epoch, metrics, self.ledger.record(number).epochs[-1].time_s
-        )
-        if outcome is not None:
-            self._ended(self.ledger.record(number))
+        record = self.ledger.record(number)
+        self._tracker.trial_epoch(number, epoch, metrics, record.epochs[-1].time_s)
+        if isinstance(outcome, Pause):
+            self._running.discard(number)
+            self._tracker.trial_paused(record)
+        if record.has_ended:
+            self._ended(record)
         else:
-            self._watcher.trial_changed(seen)
+            self._watcher.trial_changed(record)
         return outcome is not None
 
     def _decide(
         self, record: TrialRecord, num_steps: int, *, done: bool
-    ) -> tuple[Decision, Outcome | None]:
-        """What the rules say, and how the trial ends with it, if it does."""
+    ) -> tuple[Decision, Outcome | Pause | None]:
+        """What the rules say, and how the trial ends or waits with it, if it does."""
         decision = health(record, self.spec.stopping_metric, num_steps)
         if not decision.stop and done:
             return decision, self._outcome(record, Outcome("finished", "completed"))
@@ -265,15 +286,19 @@ class Director:
             records = self.ledger.records
             records[record.number] = record
             decision = self.rule.decide(records, record)
+        if decision.pause:
+            return decision, Pause(decision.reason, self._violations(record))
         if not decision.stop:
             return decision, None
         state: Literal["failed", "stopped"] = "failed" if decision.failed else "stopped"
         return decision, self._outcome(record, Outcome(state, decision.reason))
 
     def _outcome(self, record: TrialRecord, outcome: Outcome) -> Outcome:
+        return Outcome(outcome.state, outcome.reason, self._violations(record))
+
+    def _violations(self, record: TrialRecord) -> dict[str, float]:
         constraints = self.spec.outcome_constraints if record.last else ()
-        violations = {c.text: c.violation(record.last) for c in constraints}
-        return Outcome(outcome.state, outcome.reason, violations)
+        return {c.text: c.violation(record.last) for c in constraints}
 
     def _lose(self, number: int, loss: Loss) -> None:
         record = self.ledger.interrupt(number, loss.reason, charged=loss.charged)

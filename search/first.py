@@ -107,10 +107,10 @@ def _best_of(spec: SearchSpec, folder: SearchFolder) -> Iterator[Mapping[str, An
 def _ordered(
     records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]
 ) -> list[TrialRecord]:
-    """The Pareto set, then the other finished trials, then the stopped ones."""
+    """The Pareto set, then the other finished trials, then the stopped and paused ones."""
     finished = [r for r in records if r.state == "finished"]
     front = pareto(finished, objectives)
     numbers = {record.number for record in front}
     others = [r for r in rank(finished, objectives) if r.number not in numbers]
-    stopped = rank([r for r in records if r.state == "stopped"], objectives)
+    stopped = rank([r for r in records if r.state in ("stopped", "paused")], objectives)
     return [*front, *others, *sorted(stopped, key=lambda r: -len(r.epochs))]

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection, Engine
 
 from search.database import LedgerError, reading
-from search.records import Attempt, EpochRecord, Session, TrialRecord
+from search.records import PAUSED, Attempt, EpochRecord, Session, TrialRecord
 from search.seal import SealError, unsealed
 
 SCHEMA = 2
@@ -21,6 +21,7 @@ CHANGED = "changed"
 EPOCH_PREFIX = "epoch:"
 OPTUNA_STATES = {
     "running": "RUNNING",
+    "paused": "RUNNING",
     "finished": "COMPLETE",
     "stopped": "COMPLETE",
     "failed": "FAIL",
@@ -236,12 +237,14 @@ class Loader:
         outcome = self._read(trial, "outcome") if "outcome" in trial.attrs else {}
         if not outcome and trial.state != "RUNNING":
             raise self._damaged(f"trial {trial.number} has ended without an outcome")
+        attempts = tuple(Attempt(**attempt) for attempt in self._read(trial, "attempts"))
+        if not outcome and attempts and attempts[-1].reason == PAUSED:
+            outcome = {"state": "paused", **self._read(trial, PAUSED)}
         if outcome and outcome["num_epochs"] != len(epochs):
             raise self._damaged(
                 f"trial {trial.number} must have {outcome['num_epochs']} epochs, but has "
                 f"{len(epochs)}"
             )
-        attempts = tuple(Attempt(**attempt) for attempt in self._read(trial, "attempts"))
         if CHANGED in trial.attrs:
             made |= self._read(trial, CHANGED)
         return TrialRecord(

@@ -30,7 +30,7 @@ class Progress:
         self._records = {record.number: record for record in known}
         self._ended: deque[int] = deque(maxlen=SHOWN_ENDED)
         self._started_s = time.monotonic()
-        self._done_before = sum(r.state != "running" for r in known)
+        self._done_before = sum(record.has_ended for record in known)
         self._live = Live(
             console=console, get_renderable=self._draw, refresh_per_second=4, transient=True
         )
@@ -54,19 +54,20 @@ class Progress:
     def trial_changed(self, record: TrialRecord) -> None:
         """Take a trial's new state."""
         self._records[record.number] = record
-        if record.state != "running":
+        if record.has_ended:
             self._ended.append(record.number)
 
     def _draw(self) -> RenderableType:
         records = [self._records[number] for number in sorted(self._records)]
-        done = sum(record.state != "running" for record in records)
+        done = sum(record.has_ended for record in records)
+        num_paused = sum(record.state == "paused" for record in records)
         total = self._spec.budget.trials
         head = Table.grid(padding=(0, 1))
         left = self._left_s(done, total)
         head.add_row(
             Text(self._spec.name, style="bold"),
-            ProgressBar(total=total, completed=done, width=24),
-            f"{done}/{total} trials",
+            ProgressBar(total=total, completed=done + num_paused, width=24),
+            f"{done}/{total} trials" + (f", {num_paused} paused" if num_paused else ""),
             f"{sum(len(r.epochs) for r in records)} epochs",
             f"{duration(time.monotonic() - self._started_s)} elapsed",
             f"~{duration(left)} left" if left is not None else "",

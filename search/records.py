@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-TrialState = Literal["running", "finished", "stopped", "failed"]
+TrialState = Literal["running", "paused", "finished", "stopped", "failed"]
+PAUSED = "paused"  # why an attempt ended whose trial may go on later
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,13 @@ class TrialRecord:
         params: proposed values by dotted key; inactive ones are absent.
         config: the resolved TrialConfig as a nested plain mapping.
         config_hash: `TrialConfig.config_hash()`.
-        state: `running`, `finished` (full budget), `stopped` (by the stopping rule), `failed`.
-        reason: why it ended (`completed`, `asha@2`, `nan_loss`, ...); empty while running.
+        state: `running`, `paused` (waits at a rung, on no worker), `finished` (full budget),
+            `stopped` (by the stopping rule), `failed`.
+        reason: why it ended or waits (`completed`, `asha@2`, `nan_loss`, ...); empty while running.
         attempt: 1 for the first start, one more a retry.
         epochs: reported epochs in order, each once.
         started_s: Unix seconds.
-        ended_s: Unix seconds, None while running.
+        ended_s: Unix seconds, None while running or paused.
         feasible: False when an outcome constraint is violated.
         attempts: every start with why it ended.
     """
@@ -112,9 +114,14 @@ class TrialRecord:
         return next((epoch for epoch in self.epochs if epoch.spared), None)
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it never runs again."""
+        return self.state not in ("running", "paused")
+
+    @property
     def counts(self) -> bool:
-        """Whether its values may be compared: it ended well and keeps the constraints."""
-        return self.state in ("finished", "stopped") and self.feasible and bool(self.epochs)
+        """Whether its values may be compared: it ended or waits well and keeps the constraints."""
+        return self.state not in ("running", "failed") and self.feasible and bool(self.epochs)
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,24 @@ class Outcome:
     """
 
     state: TrialState
+    reason: str
+    violations: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether all outcome constraints are kept."""
+        return keeps(self.violations)
+
+
+@dataclass(frozen=True)
+class Pause:
+    """How a trial is to wait for others.
+
+    Attributes:
+        reason: what its end is called if it never goes on.
+        violations: as of `Outcome`.
+    """
+
     reason: str
     violations: Mapping[str, float] = field(default_factory=dict)
 
@@ -160,6 +185,54 @@ def with_epoch(
     if layer_rates is not None:
         extra["layer_rates"] = dict(layer_rates)
     return replace(record, epochs=(*record.epochs, entry), extra=extra)
+
+
+def proposed(
+    number: int,
+    params: Mapping[str, Any],
+    config: Mapping[str, Any],
+    config_hash: str,
+    started: Attempt,
+    screen: Mapping[str, Any] | None,
+) -> TrialRecord:
+    """A trial that has just been proposed; arguments as of `Ledger.add`."""
+    return TrialRecord(
+        number=number,
+        params=dict(params),
+        config=dict(config),
+        config_hash=config_hash,
+        state="running",
+        reason="",
+        attempt=1,
+        epochs=(),
+        started_s=started.started_s,
+        extra={"layer_rates": {}} | ({"screen": dict(screen)} if screen else {}),
+        attempts=(started,),
+    )
+
+
+def paused(record: TrialRecord, pause: Pause, time_s: float) -> TrialRecord:
+    """A running trial that waits from now on, its attempt ended at no cost."""
+    return replace(
+        record,
+        state="paused",
+        reason=pause.reason,
+        feasible=keeps(pause.violations),
+        attempts=with_last_ended(record.attempts, PAUSED, time_s),
+    )
+
+
+def with_last_ended(
+    attempts: Sequence[Attempt], reason: str, time_s: float, *, charged: bool = False
+) -> tuple[Attempt, ...]:
+    """Attempts, the last of which has ended."""
+    last = replace(attempts[-1], reason=reason, ended_s=time_s, charged=charged)
+    return (*attempts[:-1], last)
+
+
+def keeps(violations: Mapping[str, float]) -> bool:
+    """Whether all outcome constraints are kept."""
+    return all(broken <= 0.0 for broken in violations.values())
 
 
 def all_ended(sessions: Sequence[Session], time_s: float) -> tuple[Session, ...]:

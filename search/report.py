@@ -18,6 +18,7 @@ _STATE_WORDS = {
     "finished": "ran to the end",
     "stopped": "were stopped early",
     "failed": "failed",
+    "paused": "are paused",
     "running": "have not ended",
 }
 _PICK_SIZE = ("params_m", "sops_g", "firing_rate")
@@ -150,10 +151,7 @@ def _trade(record: TrialRecord, other: TrialRecord, objectives: Sequence[Objecti
 def _summary(
     records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike], full_epochs: int | None
 ) -> str:
-    counts = {
-        state: sum(r.state == state for r in records)
-        for state in ("finished", "stopped", "failed", "running")
-    }
+    counts = {state: sum(r.state == state for r in records) for state in _STATE_WORDS}
     parts = ", ".join(f"{n} {_STATE_WORDS[state]}" for state, n in counts.items() if n)
     wanted = " and ".join(
         f"{'high' if o.mode == 'max' else 'low'} {label(o.metric).split(' (')[0].lower()}"

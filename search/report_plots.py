@@ -147,7 +147,7 @@ def learning_curves(
 
     def draw(axes: Axes) -> None:
         for state, width in (("failed", 0.9), ("stopped", 0.8), ("finished", 1.1)):
-            curves = [_curve(r, metric) for r in records if r.state == state]
+            curves = [_curve(r, metric) for r in records if _drawn_as(r) == state]
             axes.add_collection(
                 LineCollection(
                     [curve for curve in curves if len(curve) > 1],
@@ -290,7 +290,7 @@ def _scatter(
 ) -> None:
     styles: tuple[tuple[TrialState, str, int], ...] = (("stopped", "v", 16), ("finished", "o", 20))
     for state, marker, size in styles:
-        shown = [r for r in records if r.state == state]
+        shown = [r for r in records if _drawn_as(r) == state]
         dots = axes.scatter(
             [points[r.number][0] for r in shown],
             [points[r.number][1] for r in shown],
@@ -301,6 +301,11 @@ def _scatter(
             linewidths=0,
         )
         dots.set_urls([f"#t{r.name}" for r in shown])
+
+
+def _drawn_as(record: TrialRecord) -> TrialState:
+    """Its state; one that waits looks as if it had been stopped."""
+    return "stopped" if record.state == "paused" else record.state
 
 
 def _curve(record: TrialRecord, metric: str) -> list[tuple[float, float]]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.records import Attempt, TrialRecord
+from search.records import PAUSED, Attempt, TrialRecord
 from trainables.config import TrialConfig
 
 BACKOFF_FIRST_S = 1.0
@@ -54,12 +54,12 @@ def loss_of(error: str) -> Loss:
 
 def used_up(attempts: Sequence[Attempt], max_retries: int) -> bool:
     """Whether a trial that has just been lost gets no further attempt."""
-    return num_charged(attempts) > max_retries or len(attempts) >= MAX_ATTEMPTS
+    return num_charged(attempts) > max_retries or len(_lost(attempts)) >= MAX_ATTEMPTS
 
 
 def backoff_s(attempts: Sequence[Attempt]) -> float:
     """Seconds to wait before the next attempt: twice as long each time."""
-    return float(min(BACKOFF_FIRST_S * 2.0 ** (len(attempts) - 1), BACKOFF_MAX_S))
+    return float(min(BACKOFF_FIRST_S * 2.0 ** (len(_lost(attempts)) - 1), BACKOFF_MAX_S))
 
 
 def smaller_parts(record: TrialRecord) -> TrialConfig | None:
@@ -74,6 +74,10 @@ def smaller_parts(record: TrialRecord) -> TrialConfig | None:
         return None
     train = config.train.model_copy(update={"accumulate": parts})
     return config.model_copy(update={"train": train})
+
+
+def _lost(attempts: Sequence[Attempt]) -> list[Attempt]:
+    return [attempt for attempt in attempts if attempt.reason != PAUSED]
 
 
 def num_charged(attempts: Sequence[Attempt]) -> int:

@@ -18,7 +18,7 @@ from search import database
 from search.database import LedgerError
 from search.lease import Lease
 from search.loading import OPTUNA_STATES, params_digest, study_place, trial_place
-from search.records import TrialRecord
+from search.records import PAUSED, TrialRecord
 from search.seal import sealed
 
 
@@ -137,6 +137,16 @@ class Rows:
                 f"constraints:{text}",
                 math.inf if math.isnan(broken) else broken,
             )
+
+    def set_pause(self, transaction: Transaction, record: TrialRecord) -> None:
+        """Write that a trial waits; it does as long as its last attempt says so."""
+        waits = {
+            "reason": record.reason,
+            "feasible": record.feasible,
+            "num_epochs": len(record.epochs),
+        }
+        self.set(transaction, record.number, PAUSED, waits)
+        self.set(transaction, record.number, "attempts", [asdict(a) for a in record.attempts])
 
     def set_columns(
         self, transaction: Transaction, record: TrialRecord, values: Sequence[float] | None

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from search.halving import Asha, Hyperband, MultiObjectiveAsha, compared
-from search.records import TrialRecord
+from search.promotion import AshaPromotion
+from search.records import PAUSED, TrialRecord
 from search.standings import Standings
 from search.stopping import (
     GO_ON,
@@ -17,6 +18,7 @@ from search.stopping import (
     NeverStop,
     StoppingRule,
     grace_of,
+    promotion,
 )
 from spaces.schema import SearchSpec
 
@@ -88,7 +90,8 @@ class Plateau:
 class SelfCheck:
     """Lets a seeded share of the trials that a rule would stop run on, to see what was missed.
 
-    Such a trial runs its full budget; its later results do not count against the other trials.
+    Such a trial runs its full budget; its later results do not count against the other trials. Of a
+    rule that pauses, those run on that would wait, for most of them wait until they are stopped.
 
     Args:
         rule: what is checked.
@@ -108,9 +111,15 @@ class SelfCheck:
         if current.spared is not None:
             return GO_ON
         decision = self._rule.decide(records, current)
-        if decision.stop and is_checked(self._seed, current.number, self._share):
-            return Decision(stop=False, spared=decision.reason)
+        ends = decision.stop or decision.pause
+        if ends and is_checked(self._seed, current.number, self._share):
+            spared = f"{PAUSED}@{len(current.epochs)}" if decision.pause else decision.reason
+            return Decision(stop=False, spared=spared)
         return decision
+
+    def promotion(self, records: Sequence[TrialRecord], *, last: bool = False) -> int | None:
+        """As the rule says."""
+        return promotion(self._rule, records, last=last)
 
 
 def is_checked(seed: int, number: int, share: float) -> bool:
@@ -120,6 +129,7 @@ def is_checked(seed: int, number: int, share: float) -> bool:
 
 RULES: dict[str, Callable[[Course], StoppingRule]] = {
     "asha": Asha,
+    "asha_promotion": AshaPromotion,
     "mo_asha": MultiObjectiveAsha,
     "hyperband": Hyperband,
     "median": MedianRule,

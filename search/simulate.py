@@ -15,7 +15,7 @@ import numpy as np
 
 from search.curves import EPOCH_S, Curve
 from search.records import EpochRecord, TrialRecord, TrialState
-from search.stopping import Decision, health
+from search.stopping import Decision, health, promotion
 
 Params = dict[str, Any]
 NO_STEPS = 0  # curves tell nothing of optimisation steps
@@ -44,7 +44,7 @@ class Curves(Protocol):
 
 
 class Policy(Protocol):
-    """Whoever decides a search: ours, or one to compare with."""
+    """Whoever decides a search: ours, or one to compare with; one that pauses is `Pausing` too."""
 
     def propose(self, records: Sequence[TrialRecord]) -> Params | None:
         """Parameters of the next trial; None when there is none."""
@@ -145,6 +145,9 @@ class _Simulation:
         self._seed = seed
         self._budget_s = conditions.trainings * table.full_training_s
         self._queue: list[_Event] = []
+        self._paused: dict[int, _Event] = {}
+        self._free = 0
+        self._exhausted = False
         self._best = math.inf
 
     def run(self) -> None:
@@ -157,20 +160,54 @@ class _Simulation:
             if end is None:
                 self._push(event, event.epoch + 1)
                 continue
-            state, reason = end
-            record = replace(
-                self.records[event.number], state=state, reason=reason, ended_s=event.time_s
-            )
-            self.records[event.number] = record
-            self._policy.ended(record)
+            self._leave(event, *end)
             self._start(event.time_s)
 
+    def _leave(self, event: _Event, state: TrialState, reason: str) -> None:
+        """A trial gives its worker up, for good or as long as it is paused."""
+        record = replace(self.records[event.number], state=state, reason=reason)
+        if state == "paused":
+            self.records[event.number] = record
+            self._paused[event.number] = event
+            return
+        self.records[event.number] = replace(record, ended_s=event.time_s)
+        self._policy.ended(self.records[event.number])
+
     def _start(self, now_s: float) -> None:
+        """Put a free worker to a paused trial, or to a new one; so with those free before."""
+        self._free += 1
+        while self._free and (self._continue(now_s) or self._begin(now_s)):
+            self._free -= 1
+        if self._queue:
+            return
+        if self._continue(now_s, last=True):
+            self._free -= 1
+        else:
+            for number, event in self._paused.items():
+                event.time_s = now_s
+                self._leave(event, "stopped", self.records[number].reason)
+
+    def _continue(self, now_s: float, *, last: bool = False) -> bool:
+        began = time.perf_counter()
+        number = promotion(self._policy, self.records, last=last)
+        self.decide_s += time.perf_counter() - began
+        if number is None:
+            return False
+        self.records[number] = replace(self.records[number], state="running", reason="")
+        event = self._paused.pop(number)
+        event.started_s += now_s - event.time_s  # its time stands still while it is paused
+        self._push(event, event.epoch + 1)
+        return True
+
+    def _begin(self, now_s: float) -> bool:
+        if self._exhausted:
+            return False
         began = time.perf_counter()
         params = self._policy.propose(self.records)
         self.propose_s.append(time.perf_counter() - began)
         if params is None:
-            return
+            self._exhausted = True
+            return False
         number = len(self.records)
         self.records.append(
             TrialRecord(number, params, {}, f"{number:016x}", "running", "", 1, (), now_s)
@@ -182,6 +219,7 @@ class _Simulation:
         if fate[1] < self._conditions.failed_frac:
             event.last_epoch = 1 + int(fate[2] * self._table.num_epochs)
         self._push(event, 1)
+        return True
 
     def _push(self, event: _Event, epoch: int) -> None:
         event.epoch = epoch
@@ -189,7 +227,7 @@ class _Simulation:
         heapq.heappush(self._queue, event)
 
     def _take(self, event: _Event) -> tuple[TrialState, str] | None:
-        """Report an epoch; how the trial ends, or None when it goes on."""
+        """Report an epoch; how the trial ends or waits, or None when it goes on."""
         if event.epoch >= event.last_epoch:
             return "failed", "worker_lost"
         value = float(event.curve.values[event.epoch - 1])
@@ -209,6 +247,8 @@ class _Simulation:
         if decision.spared:
             entry = replace(entry, spared=decision.spared)
             self.records[event.number] = replace(known, epochs=(*known.epochs, entry))
+        if decision.pause:
+            return "paused", decision.reason
         if decision.stop:
             return ("failed" if decision.failed else "stopped"), decision.reason
         return ("finished", "completed") if event.epoch == self._table.num_epochs else None

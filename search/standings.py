@@ -66,12 +66,16 @@ class Standings:
 
     def at(self, epoch: int, records: Sequence[TrialRecord]) -> list[Place]:
         """Trials that have reported the epoch, best first, ties by number; not to be changed."""
+        return self.boards(records)[epoch]
+
+    def boards(self, records: Sequence[TrialRecord]) -> Mapping[int, list[Place]]:
+        """The same for every epoch."""
         gone, changed = self._changes.since(records)
         if gone:
             self._clear()
         for record in changed:
             self._enter(record)
-        return self._places[epoch]
+        return self._places
 
     def _clear(self) -> None:
         self._places: dict[int, list[Place]] = {epoch: [] for epoch in self._epochs}

@@ -7,7 +7,7 @@ silent networks are not a rule's choice: they always end a trial.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from search.records import TrialRecord
 from search.results import Mode, ObjectiveLike
@@ -28,12 +28,15 @@ class Decision:
         reason: one word for the ledger; empty when it goes on.
         failed: whether the end is a failure rather than a poor result.
         spared: why it would have ended, were it not to run on as a check of the rule.
+        pause: whether it gives its worker to another trial and may go on later; `reason` is then
+            what its end is called if it never does.
     """
 
     stop: bool
     reason: str = ""
     failed: bool = False
     spared: str = ""
+    pause: bool = False
 
 
 GO_ON = Decision(stop=False)
@@ -90,6 +93,24 @@ class StoppingRule(Protocol):
 
     def decide(self, records: Sequence[TrialRecord], current: TrialRecord) -> Decision:
         """Go on or stop, after `current` has reported its last epoch."""
+
+
+@runtime_checkable
+class Pausing(Protocol):
+    """A rule that pauses trials, and says which of them goes on."""
+
+    def promotion(self, records: Sequence[TrialRecord], *, last: bool = False) -> int | None:
+        """Number of the paused trial that a free worker is to continue; None: a new one instead.
+
+        Args:
+            records: by trial number.
+            last: whether nothing runs and nothing new may start.
+        """
+
+
+def promotion(rule: object, records: Sequence[TrialRecord], *, last: bool = False) -> int | None:
+    """What a rule says of the paused trials, as of `Pausing`; None where it pauses none."""
+    return rule.promotion(records, last=last) if isinstance(rule, Pausing) else None
 
 
 class NeverStop:

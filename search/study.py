@@ -2,8 +2,8 @@
 
 A trial's parameters, state and final values are Optuna's own (any Optuna tool can open the study);
 everything else is a sealed user attribute: `trial` (parameters, configuration), `changed` (another
-configuration), `attempts`, `epoch:0003`, `layer_rates`, `outcome`. Stopped trials are COMPLETE with
-the values of their last epoch, failed ones FAIL without values. Each change is one transaction.
+configuration), `attempts`, `epoch:0003`, `layer_rates`, `paused`, `outcome`. Stopped trials are
+COMPLETE with the values of their last epoch, failed ones FAIL without. A change is one transaction.
 """
 
 import logging
@@ -26,7 +26,19 @@ from search.database import LedgerError
 from search.founding import DIRECTIONS, found
 from search.lease import Holder, Lease
 from search.loading import CHANGED, EPOCH_PREFIX, SCHEMA, Loaded, find_study, load
-from search.records import Attempt, Outcome, Session, TrialRecord, all_ended, used_s, with_epoch
+from search.records import (
+    Attempt,
+    Outcome,
+    Pause,
+    Session,
+    TrialRecord,
+    all_ended,
+    paused,
+    proposed,
+    used_s,
+    with_epoch,
+    with_last_ended,
+)
 from search.records import TrialState as OurState
 from search.results import ObjectiveLike
 from search.rows import Rows, jsonable
@@ -203,20 +215,8 @@ class Ledger:
         screen: Mapping[str, Any] | None = None,
     ) -> TrialRecord:
         """Record a proposal as a running trial, with how it was screened, under the next number."""
-        now = time.time()
-        record = TrialRecord(
-            number=len(self._records),
-            params=dict(params),
-            config=dict(config),
-            config_hash=config_hash,
-            state="running",
-            reason="",
-            attempt=1,
-            epochs=(),
-            started_s=now,
-            extra={"layer_rates": {}} | ({"screen": dict(screen)} if screen else {}),
-            attempts=(Attempt(now, len(self._sessions) - 1),),
-        )
+        started = Attempt(time.time(), len(self._sessions) - 1)
+        record = proposed(len(self._records), params, config, config_hash, started, screen)
         with self._rows.writing() as transaction:
             self._rows.insert(transaction, record, distributions)
             self._rows.set_fact(transaction, "count", record.number + 1)
@@ -243,7 +243,7 @@ class Ledger:
         epoch: int,
         metrics: Mapping[str, float],
         layer_rates: Mapping[str, float] | None = None,
-        outcome: Outcome | None = None,
+        outcome: Outcome | Pause | None = None,
         spared: str = "",
     ) -> bool:
         """Record an epoch once, and in the same transaction what was decided on it.
@@ -253,7 +253,7 @@ class Ledger:
             epoch: 1 for the first.
             metrics: by name.
             layer_rates: firing rates by layer.
-            outcome: how the trial ends with it.
+            outcome: how the trial ends with it, or waits from then on.
             spared: as of `EpochRecord`.
 
         Returns:
@@ -273,33 +273,34 @@ class Ledger:
             self._rows.set(session, number, f"{EPOCH_PREFIX}{epoch:04d}", entry)
             if layer_rates is not None:
                 self._rows.set(session, number, "layer_rates", dict(layer_rates))
-            if outcome is not None:
+            if isinstance(outcome, Pause):
+                record = paused(record, outcome, time.time())
+                self._rows.set_pause(session, record)
+            elif outcome is not None:
                 record = self._end(session, record, outcome)
         self._records[number] = record
         return True
 
     def retry(self, number: int) -> TrialRecord:
-        """Record one more start of a running trial."""
-        record = self._records[number]
+        """Record one more start of a running trial, or that a paused one goes on."""
+        record = replace(self._records[number], state="running", reason="", feasible=True)
         started = Attempt(time.time(), len(self._sessions) - 1)
         return self._set_attempts(record, (*record.attempts, started))
 
     def interrupt(self, number: int, reason: str, *, charged: bool) -> TrialRecord:
         """Record why a running trial's attempt has ended, once."""
         record = self._records[number]
-        last = record.attempts[-1]
-        if record.state != "running" or last.reason:
+        if record.state != "running" or record.attempts[-1].reason:
             return record
-        ended = replace(last, reason=reason, ended_s=time.time(), charged=charged)
-        return self._set_attempts(record, (*record.attempts[:-1], ended))
+        ended = with_last_ended(record.attempts, reason, time.time(), charged=charged)
+        return self._set_attempts(record, ended)
 
     def change(
         self, number: int, config: Mapping[str, Any], config_hash: str, reason: str
     ) -> TrialRecord:
         """End a running trial's attempt, uncharged, and give the next one another configuration."""
         record = self._records[number]
-        last = replace(record.attempts[-1], reason=reason, ended_s=time.time())
-        attempts = (*record.attempts[:-1], last)
+        attempts = with_last_ended(record.attempts, reason, time.time())
         record = replace(record, attempts=attempts, config=dict(config), config_hash=config_hash)
         changed = {"config": record.config, "config_hash": config_hash}
         with self._rows.writing() as session:
@@ -317,7 +318,7 @@ class Ledger:
     ) -> TrialRecord:
         """Decide a trial's end; deciding it again changes nothing. Arguments as of `Outcome`."""
         record = self._records[number]
-        if record.state != "running":
+        if record.has_ended:
             return record
         with self._rows.writing() as session:
             record = self._end(session, record, Outcome(state, reason, violations or {}))
@@ -378,8 +379,8 @@ class Ledger:
         state, reason = outcome.state, outcome.reason
         if state != "failed" and self._values(record) is None:
             state, reason = "failed", f"missing_objective ({reason})"
-        feasible = all(broken <= 0.0 for broken in outcome.violations.values())
-        record = replace(record, state=state, reason=reason, ended_s=time.time(), feasible=feasible)
+        known = replace(record, state=state, reason=reason, feasible=outcome.feasible)
+        record = replace(known, ended_s=time.time())
         self._rows.set_end(session, record, outcome.violations)
         self._rows.set_columns(session, record, self._final(record))
         return record

@@ -21,6 +21,7 @@ _RUN_STATUS = {
     "stopped": "FINISHED",
     "failed": "FAILED",
     "running": "RUNNING",
+    "paused": "SCHEDULED",
 }
 
 
@@ -31,6 +32,7 @@ class EventWriter(ABC):
         self._epochs_seen: dict[int, int] = {}
         self._started: set[int] = set()
         self._ended: dict[int, str] = {}
+        self._paused: dict[int, int] = {}  # the epoch at which it waits
 
     @abstractmethod
     def _append(self, kind: str, time_s: float, body: Mapping[str, Any]) -> bool:
@@ -101,8 +103,21 @@ class EventWriter(ABC):
         if self._append("trial_end", record.ended_s or time.time(), body):
             self._ended[record.number] = record.state
 
+    def trial_paused(self, record: TrialRecord) -> None:
+        """Report that a trial waits at a rung; it may go on in the same run."""
+        tags = {"spiketune.state": record.state, "spiketune.reason": record.reason}
+        epoch = len(record.epochs)
+        body = {
+            "trial": record.number,
+            "epoch": epoch,
+            "status": _RUN_STATUS[record.state],
+            "tags": _texts(tags, _MAX_TAG_CHARS),
+        }
+        if self._append("trial_pause", record.epochs[-1].time_s, body):
+            self._paused[record.number] = epoch
+
     def trial_reopened(self, number: int, attempt: int, time_s: float) -> None:
-        """Report that an ended or interrupted trial runs again, in the same run."""
+        """Report that an ended, paused or interrupted trial runs again, in the same run."""
         tags = {
             "spiketune.state": "running",
             "spiketune.reason": "",
@@ -111,6 +126,7 @@ class EventWriter(ABC):
         body = {"trial": number, "status": "RUNNING", "tags": tags}
         if self._append("trial_reopen", time_s, body):
             self._ended.pop(number, None)
+            self._paused.pop(number, None)
 
     def catch_up(self, records: Iterable[TrialRecord], files: Files) -> None:
         """Report what the ledger knows and no event tells: a driver was killed between the two.
@@ -124,7 +140,10 @@ class EventWriter(ABC):
                 self.trial_started(record)
             for epoch in record.epochs:
                 self.trial_epoch(record.number, epoch.epoch, epoch.metrics, epoch.time_s)
-            if record.state not in ("running", self._ended.get(record.number)):
+            waits_at = self._paused.get(record.number)
+            if record.state == "paused" and waits_at != len(record.epochs):
+                self.trial_paused(record)
+            if record.has_ended and record.state != self._ended.get(record.number):
                 self.trial_ended(record, files(record))
 
     def search_ended(
@@ -134,7 +153,7 @@ class EventWriter(ABC):
         artifacts: Mapping[str, str | Path],
         time_s: float,
     ) -> None:
-        """Report the end as FINISHED, FAILED or KILLED; KILLED closes running trials' runs too."""
+        """Report the end as FINISHED, FAILED or KILLED; KILLED closes open runs of trials too."""
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         self._append(
             "search_end",
@@ -150,12 +169,17 @@ class EventWriter(ABC):
         number: Any = event.body.get("trial")
         if event.kind == "epoch":
             self._mark_seen(number, event.body["epoch"])
+        elif event.kind == "trial_pause":
+            self._paused[number] = event.body["epoch"]
+        elif event.kind == "search_end":
+            self._paused.clear()  # their runs were closed with the search's
         elif event.kind == "trial_start":
             self._started.add(number)
         elif event.kind == "trial_end":
             self._ended[number] = event.body["tags"]["spiketune.state"]
         elif event.kind == "trial_reopen":
             self._ended.pop(number, None)
+            self._paused.pop(number, None)
 
     def _mark_seen(self, number: int, epoch: int) -> None:
         # One bit an epoch: ten thousand trials stay below a megabyte.

@@ -1,5 +1,6 @@
 """Which event changes which run: applies a spool's events to a tracking store."""
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -84,7 +85,8 @@ class RunWriter:
             "trial_start": self._trial_start,
             "epoch": self._epoch,
             "trial_end": self._trial_end,
-            "trial_reopen": self._trial_reopen,
+            "trial_pause": self._set_state,
+            "trial_reopen": self._set_state,
             "search_end": self._search_end,
         }
 
@@ -196,10 +198,11 @@ class RunWriter:
         self._upload(run, event)
         self._store.set_status(run, event.body["status"], _milliseconds(event.time_s))
 
-    def _trial_reopen(self, event: Event) -> None:
+    def _set_state(self, event: Event) -> None:
+        """The trial waits, or runs again."""
         run = self._trial_run(event)
         self._store.log_tags(run, event.body["tags"])
-        self._store.set_status(run, "RUNNING")
+        self._store.set_status(run, event.body["status"])
 
     def _search_end(self, event: Event) -> None:
         self._send_held()
@@ -215,8 +218,9 @@ class RunWriter:
 
     def _kill_trials(self, time_ms: int) -> None:
         # Asked of the store: it knows also those that an earlier driver left running.
-        running = self._store.find_runs({"spiketune.search_id": self._search_id}, "RUNNING")
-        for run in running:
+        mine = {"spiketune.search_id": self._search_id}
+        open_runs = (self._store.find_runs(mine, status) for status in ("RUNNING", "SCHEDULED"))
+        for run in itertools.chain(*open_runs):
             if run != self._ids[_PARENT]:
                 self._store.log_tags(run, {"spiketune.state": "killed"})
                 self._store.set_status(run, "KILLED", time_ms)

@@ -3,11 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.records import TrialRecord
+from search.records import PAUSED, TrialRecord
 from search.results import Mode, stopping_check
 
 _PERCENT = ("val_top1", "val_top5", "test_top1", "test_top5")
-STATE_STYLES = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
+STATE_STYLES = {
+    "running": "cyan",
+    "paused": "blue",
+    "finished": "green",
+    "stopped": "yellow",
+    "failed": "red",
+}
 _MICRO = 1e-2  # below this many mJ, µJ read better
 
 
@@ -31,9 +37,9 @@ def check_text(records: Sequence[TrialRecord], metric: str, mode: Mode) -> str:
     if found is None or not found.checked:
         return ""
     trials = "trial that was" if found.checked == 1 else "trials that were"
-    text = (
-        f"{found.checked} {trials} to be stopped ran on as a check ({found.epochs} epochs more): "
-    )
+    reasons = (record.spared.spared for record in records if record.spared is not None)
+    verb = PAUSED if any(reason.startswith(PAUSED) for reason in reasons) else "stopped"
+    text = f"{found.checked} {trials} to be {verb} ran on as a check ({found.epochs} epochs more): "
     if not found.missed:
         return text + "none of them ended better than the best of the others."
     by = metric_text(metric, found.loss)

@@ -114,13 +114,19 @@ class Stopping(StrictModel):
     `trial_timeout_s` is the time without a report after which a trial counts as hanging;
     `max_retries` is how often a trial may start again after it hung or its worker was lost.
 
+    With `asha_promotion` a trial waits at every rung, its worker free for others, and goes on from
+    its checkpoint once it is among the best there; those that still wait when nothing is left to
+    run are stopped. `check_share` is then of the trials that would wait.
+
     A trial whose network does not fit into the device's memory has failed; with `out_of_memory:
     accumulate` it is tried once more with its batches worked through in twice as many parts
     (`train.accumulate`), if that happened before its first epoch was over. Batch norm then sees
     half as many samples at a time, so the configuration that its results carry says so.
     """
 
-    name: Literal["asha", "mo_asha", "hyperband", "median", "plateau", "none"] = "asha"
+    name: Literal["asha", "asha_promotion", "mo_asha", "hyperband", "median", "plateau", "none"] = (
+        "asha"
+    )
     metric: Metric | None = None
     mode: Mode | None = None
     grace_epochs: PositiveInt | Literal["auto"] = "auto"

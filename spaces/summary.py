@@ -113,7 +113,8 @@ def _notes(spec: SearchSpec, size: dict[str, Any], measured: Calibration | None)
     epochs = spec.base_config.train.total_epochs
     searched = {"train.epochs", "train.cooldown_epochs"} & set(spec.search_space.keys)
     grace = spec.stopping.grace_epochs
-    if spec.stopping.name == "asha" and not searched and grace != "auto" and grace >= epochs:
+    is_asha = spec.stopping.name in ("asha", "asha_promotion")
+    if is_asha and not searched and grace != "auto" and grace >= epochs:
         notes.append(
             f"no trial will be stopped early: grace_epochs {grace} covers all {epochs} epochs"
         )

@@ -29,6 +29,8 @@ METHODS = (
     Method("random", "none"),
     Method("optuna", "none"),
     Method("tpe", "asha", 3),
+    Method("gp", "asha_promotion", check_share=0.02),
+    Method("random", "asha_promotion", 3),
 )
 BY_TIME = (  # accuracy, and seconds an epoch
     Method("gp", "asha", check_share=0.02, by_time=True),

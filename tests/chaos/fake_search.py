@@ -18,6 +18,7 @@ import optuna
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from processes import kill_all
+from promotions import assert_promotions_followed
 from tiny_search import GONE_S, environment
 
 from search.folder import SearchFolder
@@ -221,7 +222,7 @@ def assert_nothing_lost(before: Sequence[TrialRecord], after: Sequence[TrialReco
         now = by_number[record.number]
         assert now.params == record.params
         assert now.epochs[: len(record.epochs)] == record.epochs
-        if record.state != "running":
+        if record.has_ended:
             assert now == record
 
 
@@ -231,9 +232,10 @@ def assert_whole(
     """Ledger, side record, rule, leaderboard, Optuna and MLflow tell the same story."""
     records = search.records()
     assert [r.number for r in records] == list(range(num_trials))
-    assert all(r.state != "running" for r in records)
+    assert all(r.has_ended for r in records)
     assert_as_noted(records, search.notes())
-    assert_rule_followed(records)
+    pauses = "stopping.name=asha_promotion" in search.overrides
+    (assert_promotions_followed if pauses else assert_rule_followed)(records)
     assert_leaders(search, records)
     assert_tracked(uri or search.uri, records, experiment)
 

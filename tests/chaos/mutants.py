@@ -94,9 +94,10 @@ BUGS = {
     "two-steps": Bug(
         "an epoch and the decision on it are two transactions",
         "search/director.py",
-        "        self.ledger.report(number, epoch, metrics, rates, outcome)\n",
-        "        self.ledger.report(number, epoch, metrics, rates)\n"
-        "        if outcome is not None:\n"
+        "        self.ledger.report(number, epoch, metrics, rates, outcome, decision.spared)\n",
+        "        pause = outcome if isinstance(outcome, Pause) else None\n"
+        "        self.ledger.report(number, epoch, metrics, rates, pause, decision.spared)\n"
+        "        if isinstance(outcome, Outcome):\n"
         "            self.ledger.finish(\n"
         "                number, outcome.state, outcome.reason, outcome.violations\n"
         "            )\n",
@@ -114,6 +115,13 @@ BUGS = {
         "search/director.py",
         'deque(r.number for r in ledger.records if r.state == "running")',
         "deque[int]()",
+        "test_crash_everywhere.py",
+    ),
+    "restless": Bug(
+        "trials that wait at a rung are continued by the next driver",
+        "search/director.py",
+        'if r.state == "running")',
+        "if not r.has_ended)",
         "test_crash_everywhere.py",
     ),
     "two-drivers": Bug(

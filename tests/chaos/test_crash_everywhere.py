@@ -6,12 +6,14 @@ is what was committed and what was appended; nothing is closed.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_search import assert_rule_followed
 from ledgers import made_search
+from promotions import assert_promotions_followed
 
 from search import database
 from search.director import Assignment, Director
@@ -28,6 +30,7 @@ from spaces import SearchSpec
 
 EPOCHS, TRIALS = 4, 8
 OVERRIDES = (f"budget.trials={TRIALS}", "stopping.grace_epochs=1")
+FOLLOWED = {"asha": assert_rule_followed, "asha_promotion": assert_promotions_followed}
 LOSES_A_WORKER, DIES = 2, 4  # numbers of the trials that do
 LOST = Loss("worker_lost", charged=True)
 
@@ -210,11 +213,11 @@ def forget(ledger: Ledger, events: Events) -> None:
 
 
 def crash_and_resume(
-    runs: Path, monkeypatch: pytest.MonkeyPatch, at: int | None
+    runs: Path, monkeypatch: pytest.MonkeyPatch, rule: str, at: int | None
 ) -> tuple[list[Any], int]:
     """Run a search that crashes at a place, resume it to its end; its history, places passed."""
     places = Places(at)
-    spec, folder, ledger = made_search(runs, *OVERRIDES)
+    spec, folder, ledger = made_search(runs, *OVERRIDES, f"stopping.name={rule}")
     events = Events(folder.spool, places)
     reached: dict[int, int] = {}
     crashed = False
@@ -230,7 +233,7 @@ def crash_and_resume(
     drive(spec, folder, ledger, events, reached)
     records = ledger.records
     ledger.close()
-    assert_rule_followed(records)
+    FOLLOWED[rule](records)
     assert_told(events.spool, folder, records)
     events.spool.close()
     return history(records), places.passed
@@ -264,31 +267,37 @@ def assert_told(spool: Spool, folder: SearchFolder, records: Sequence[TrialRecor
         ]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], int]:
-    """The history of an uninterrupted search, and how many places to crash at it has."""
+@dataclass(frozen=True)
+class Whole:
+    """An uninterrupted search: its rule, its history, how many places to crash at it has."""
+
+    rule: str
+    history: list[Any]
+    places: int
+
+
+@pytest.fixture(scope="module", params=sorted(FOLLOWED))
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     with pytest.MonkeyPatch.context() as patch:
-        return crash_and_resume(tmp_path_factory.mktemp("whole") / "runs", patch, None)
+        runs = tmp_path_factory.mktemp("whole") / "runs"
+        return Whole(request.param, *crash_and_resume(runs, patch, request.param, None))
 
 
-def check(
-    whole: tuple[list[Any], int], runs: Path, patch: pytest.MonkeyPatch, places: Sequence[int]
-) -> None:
-    expected, _ = whole
+def check(whole: Whole, runs: Path, patch: pytest.MonkeyPatch, places: Sequence[int]) -> None:
     for at in places:
-        found, _ = crash_and_resume(runs / str(at), patch, at)
-        assert found == expected, f"crashed at place {at}"
+        found, _ = crash_and_resume(runs / str(at), patch, whole.rule, at)
+        assert found == whole.history, f"crashed at place {at}"
 
 
 def test_a_crash_anywhere_changes_nothing(
-    whole: tuple[list[Any], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A stride without common factors with the four places that a report has.
-    check(whole, tmp_path, monkeypatch, range(0, whole[1], 11))
+    check(whole, tmp_path, monkeypatch, range(0, whole.places, 11))
 
 
 @pytest.mark.slow
 def test_a_crash_everywhere_changes_nothing(
-    whole: tuple[list[Any], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check(whole, tmp_path, monkeypatch, range(whole[1]))
+    check(whole, tmp_path, monkeypatch, range(whole.places))

@@ -100,6 +100,7 @@ class FakeTrial(tune.Trainable):
             "epoch": self._epoch,
             "known": self._assignment["known_epochs"],
             "time_s": time.time(),
+            "pid": os.getpid(),
             **values,
         }
         with (record / f"{self._folder.name}.jsonl").open("a") as stream:

@@ -1,5 +1,6 @@
 """Trials that hang, raise and die: bounded attempts, each with its reason."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,11 @@ FAKE = Path(__file__).with_name("fake_trial.py")
 
 
 def fake_search(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), str(FAKE.parent)]))
     return subprocess.run(
         [sys.executable, str(FAKE), "search", "runs", "tiny", str(write_space(folder)), *overrides],
         cwd=folder,
-        env={**environment(folder), "PYTHONPATH": str(FAKE.parent)},
+        env={**environment(folder), "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=300,

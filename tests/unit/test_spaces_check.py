@@ -123,6 +123,14 @@ def test_notes_warn_of_a_budget_that_cannot_be_spent() -> None:
     assert "no trial will be stopped early" in text
 
 
+@pytest.mark.parametrize("name", ["asha", "asha_promotion"])
+def test_a_grace_period_of_the_whole_training_is_noticed(name: str) -> None:
+    long = run("--set", f"stopping={{name: {name}, grace_epochs: 50}}")
+    assert "no trial will be stopped early: grace_epochs 50 covers all" in long
+    short = run("--set", f"stopping={{name: {name}, grace_epochs: 1}}")
+    assert "no trial will be stopped early" not in short
+
+
 def test_a_screen_is_said_to_know_of_accuracy_only() -> None:
     two = "objectives=[{metric: val_top1, mode: max}, {metric: energy_mj, mode: min}]"
     one = "objectives=[{metric: val_top1, mode: max}]"

@@ -1,0 +1,62 @@
+"""Drivers that end while trials wait at rungs: what waited waits, what went on goes on."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from fake_search import (
+    END_S,
+    Driver,
+    FakeSearch,
+    assert_nothing_lost,
+    assert_whole,
+    with_store,
+)
+from mlflow import MlflowClient
+from test_driver_kills import kill_and_resume
+
+PAUSES = ("stopping.name=asha_promotion",)
+
+
+def wait_for_pauses(search: FakeSearch, driver: Driver, num: int) -> None:
+    """Return once so many trials wait, or the driver has ended."""
+    deadline = time.monotonic() + END_S
+    while not driver.wait(0.05):
+        assert time.monotonic() < deadline, search.log
+        if search.exists and sum(r.state == "paused" for r in search.records()) >= num:
+            return
+
+
+def test_a_driver_that_ends_while_trials_wait_loses_nothing(
+    tmp_path: Path, cluster: str, empty_store: Path
+) -> None:
+    search = with_store(FakeSearch(tmp_path, cluster, PAUSES), empty_store)
+    for how, num in ((signal.SIGKILL, 1), (signal.SIGINT, 2)):
+        before = search.records() if search.exists else []
+        with search.driver() as driver:
+            search.wait_for_notes(driver, 1)  # it listens to signals
+            wait_for_pauses(search, driver, num)
+            os.kill(driver.pid, how)
+            assert driver.wait(END_S)
+            assert driver.returncode == (-how if how == signal.SIGKILL else 128 + how), search.log
+        after = search.records()
+        assert any(record.state == "paused" for record in after)
+        assert_nothing_lost(before, after)
+    client = MlflowClient(search.uri)
+    experiment = client.get_experiment_by_name("chaos")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert {r.info.status for r in runs} <= {"KILLED", "FINISHED", "FAILED"}
+    search.run()
+    assert_whole(search)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_many_killed_drivers_lose_nothing(
+    tmp_path: Path, cluster: str, empty_store: Path, seed: int
+) -> None:
+    search = with_store(FakeSearch(tmp_path, cluster, PAUSES), empty_store)
+    assert kill_and_resume(search, 5, 100 + seed) > 0
