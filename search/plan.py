@@ -17,7 +17,7 @@ from search.records import TrialRecord
 from search.results import Mode
 from search.rules import course_of, make_rule
 from search.simulate import Conditions, Params, simulate
-from search.stopping import Decision
+from search.stopping import Decision, promotion
 from spaces.schema import Objective, SearchSpec
 from trainables.config import TrialConfig
 from trainables.cost import training_images
@@ -214,6 +214,10 @@ class _Scheduled:
         """As the rule says."""
         decision: Decision = self.rule.decide(records, current)
         return decision
+
+    def promotion(self, records: Sequence[TrialRecord], *, last: bool = False) -> int | None:
+        """As the rule says, if it pauses."""
+        return promotion(self.rule, records, last=last)
 
     def ended(self, record: TrialRecord) -> None:
         """Nothing."""

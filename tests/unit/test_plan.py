@@ -58,6 +58,11 @@ def test_stopping_saves_what_the_rule_saves(tmp_path: Path) -> None:
     assert gentler.epochs.mid > plan.epochs.mid
 
 
+def test_trials_that_are_paused_go_on_in_a_plan_too(tmp_path: Path) -> None:
+    plan = make_plan(spec_of(tmp_path, "stopping.name=asha_promotion"), 4, SURE, None)
+    assert 30 + 2 * 8 + 6 * 1 <= plan.epochs.mid <= 30 + 2 * 20 + 6 * 10
+
+
 def test_hours_end_it(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, "stopping.name=none", "budget.hours=0.01")
     plan = make_plan(spec, 2, Pace(100.0, 0.0, "slow"), None)
