@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from backends import computed_by
+from backends import KERNELS, computed_by, use_kernels
 from torch import nn
 from torch.nn import functional as nnf
 
@@ -40,6 +40,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 # Every layer adds up rows of weights, or makes dense products, whatever its rate.
 PATHS = {"sparse": 1e9, "dense": -1.0}
+# GPUs make dense products always.
+WAYS = (("cpp", "sparse"), ("cpp", "dense"), ("cuda-emulated", "dense"))
 
 
 def network(case: str, **fields: Any) -> nn.Module:
@@ -93,24 +95,25 @@ def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("path", sorted(PATHS))
+@pytest.mark.parametrize(("backend", "path"), WAYS)
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_a_step_is_plain_torchs(
-    case: str, path: str, train: bool, monkeypatch: pytest.MonkeyPatch
+    case: str, backend: str, path: str, train: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(synapses, "DENSE_RATE", PATHS[path])
     plain, fast = network(case), network(case)
-    computed_by("cpp", fast)
+    computed_by(backend, fast)
     x = inputs(case)
     assert_equal(outcome(fast, x, train=train), outcome(plain, x, train=train))
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("case", sorted(CASES))
 @torch.no_grad()
-def test_the_energy_probe_counts_the_same(case: str) -> None:
+def test_the_energy_probe_counts_the_same(case: str, backend: str) -> None:
     reports = []
-    for backend in ("torch", "cpp"):
-        model = computed_by(backend, network(case)).eval()
+    for name in ("torch", backend):
+        model = computed_by(name, network(case)).eval()
         with EnergyProbe(model, EnergyConfig(first_conv_once=True)) as probe:
             model(inputs(case))
         reports.append(probe.report())
@@ -121,11 +124,12 @@ def test_the_energy_probe_counts_the_same(case: str) -> None:
     assert fast.energy_mj == pytest.approx(plain.energy_mj, rel=1e-12)
 
 
-def test_hooks_see_spikes_and_currents_of_every_layer() -> None:
+@pytest.mark.parametrize("backend", KERNELS)
+def test_hooks_see_spikes_and_currents_of_every_layer(backend: str) -> None:
     seen: dict[str, dict[str, torch.Tensor]] = {}
-    for backend in ("torch", "cpp"):
-        model = computed_by(backend, network("static")).eval()
-        values = seen.setdefault(backend, {})
+    for each in ("torch", backend):
+        model = computed_by(each, network("static")).eval()
+        values = seen.setdefault(each, {})
         for name, module in model.named_modules():
             if isinstance(module, LIFNeuron | Synapses):
                 module.register_forward_hook(
@@ -136,14 +140,15 @@ def test_hooks_see_spikes_and_currents_of_every_layer() -> None:
                     )
                 )
         model(inputs("static"))
-    assert seen["cpp"].keys() == seen["torch"].keys()
+    assert seen[backend].keys() == seen["torch"].keys()
     for name, value in seen["torch"].items():
-        torch.testing.assert_close(seen["cpp"][name].reshape(value.shape), value)
+        torch.testing.assert_close(seen[backend][name].reshape(value.shape), value)
 
 
-def test_keys_parameters_and_copies_are_those_of_the_network() -> None:
+@pytest.mark.parametrize("backend", KERNELS)
+def test_keys_parameters_and_copies_are_those_of_the_network(backend: str) -> None:
     plain, fast = network("plif"), network("plif")
-    computed_by("cpp", fast)
+    computed_by(backend, fast)
     assert list(fast.state_dict()) == list(plain.state_dict())
     assert [n for n, _ in fast.named_parameters()] == [n for n, _ in plain.named_parameters()]
     x = inputs("plif")
@@ -151,11 +156,12 @@ def test_keys_parameters_and_copies_are_those_of_the_network() -> None:
     assert torch.equal(twin(x), fast.eval()(x))
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("kind", ["synchronised", "hooked"])
-def test_batch_norms_that_are_not_torchs_own_are_asked(kind: str) -> None:
+def test_batch_norms_that_are_not_torchs_own_are_asked(kind: str, backend: str) -> None:
     calls: list[str] = []
     plain, fast = network("static"), network("static")
-    computed_by("cpp", fast)
+    computed_by(backend, fast)
     for name, module in fast.named_modules():
         if type(module) is nn.BatchNorm2d and kind == "hooked":
             module.register_forward_hook(lambda _m, _a, _o, name=name: calls.append(name))
@@ -177,12 +183,12 @@ class Mine(SyncedBatchNorm2d):
         return nn.BatchNorm2d.forward(self, input)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_a_step_is_the_same_bits_every_time(threads: int) -> None:
+@pytest.mark.parametrize(("backend", "threads"), [("cpp", 1), ("cpp", 3), ("cuda-emulated", 1)])
+def test_a_step_is_the_same_bits_every_time(backend: str, threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        model = computed_by("cpp", network("plif")).float()
+        model = computed_by(backend, network("plif")).float()
         found = [outcome(copy.deepcopy(model), inputs("plif").float(), train=True) for _ in "ab"]
     finally:
         torch.set_num_threads(before)
@@ -207,11 +213,12 @@ def kept_bytes(model: nn.Module, x: torch.Tensor) -> int:
     return total
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("case", ["static", "events"])
-def test_little_is_kept_for_the_backward(case: str) -> None:
+def test_little_is_kept_for_the_backward(case: str, backend: str) -> None:
     x = inputs(case, batch=4).float()
     plain = kept_bytes(network(case).float(), x)
-    fast = kept_bytes(computed_by("cpp", network(case).float()), x)
+    fast = kept_bytes(computed_by(backend, network(case).float()), x)
     assert fast < 0.45 * plain
 
 
@@ -245,26 +252,39 @@ def gradients(backend: str, precision: torch.dtype | None) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def test_bf16_is_as_far_from_float32_as_plain_bf16_is() -> None:
+@pytest.mark.parametrize(
+    ("backend", "precision"),
+    [("cpp", torch.bfloat16), ("cuda-emulated", torch.bfloat16), ("cuda-emulated", torch.float16)],
+)
+def test_halves_are_as_far_from_float32_as_plain_ones_are(
+    backend: str, precision: torch.dtype
+) -> None:
     exact = gradients("torch", None)
-    near = [gradients(name, torch.bfloat16) for name in ("torch", "cpp")]
+    near = [gradients(name, precision) for name in ("torch", backend)]
     plain, fast = (float(nnf.cosine_similarity(found, exact, dim=0)) for found in near)
     assert fast > plain - 0.1  # flipped spikes go far in both
     assert plain > 0.5
 
 
-def test_fp16_is_left_to_torch() -> None:
+def test_a_cpus_fp16_is_left_to_torch() -> None:
     plain, fast = (gradients(name, torch.float16) for name in ("torch", "cpp"))
     torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kernels", "precision"),
+    [("cpp", torch.bfloat16), ("cuda-emulated", torch.bfloat16), ("cuda-emulated", torch.float16)],
+)
 @pytest.mark.parametrize("static", [False, True])
-def test_neurons_of_bf16_currents_compute_in_float32(static: bool) -> None:
+def test_neurons_of_half_currents_compute_in_float32(
+    static: bool, kernels: str, precision: torch.dtype
+) -> None:
+    use_kernels(kernels)
     torch.manual_seed(0)
-    currents = (torch.randn(1 if static else 4, 3, 24, 5, 5) * 2).bfloat16()
-    grad = torch.randn(4, 3, 24, 5, 5).bfloat16()
+    currents = (torch.randn(1 if static else 4, 3, 24, 5, 5) * 2).to(precision)
+    grad = torch.randn(4, 3, 24, 5, 5).to(precision)
     found = []
-    for dtype in (torch.bfloat16, torch.float32):
+    for dtype in (precision, torch.float32):
         norm, x = nn.BatchNorm2d(24), currents.to(dtype, copy=True).requires_grad_()
         stats = statistics(norm, x, 4)
         out = Fire.apply(x, norm.weight, norm.bias, None, Firing(4, 1.0, 0.5, stats))
@@ -286,7 +306,9 @@ def layouts(x: torch.Tensor) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("layout", ["planes", "channels last", "slice"])
 @pytest.mark.parametrize("channels", [1, 5, 600])
 @pytest.mark.parametrize("kind", ["lif", "plif"])
-def test_norm_and_neuron_are_torchs(kind: str, channels: int, layout: str) -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_norm_and_neuron_are_torchs(kernels: str, kind: str, channels: int, layout: str) -> None:
+    use_kernels(kernels)
     torch.manual_seed(channels)
     norms = [nn.BatchNorm2d(channels).double() for _ in "ab"]
     neurons = [make_neuron(kind, 0.5).double() for _ in "ab"]
@@ -311,9 +333,14 @@ def test_norm_and_neuron_are_torchs(kind: str, channels: int, layout: str) -> No
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (4, 7), (5, 6)])
-def test_pooling_is_torchs_with_its_ties(stride: int, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("channels", [5, 8])
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_pooling_is_torchs_with_its_ties(
+    kernels: str, channels: int, stride: int, size: tuple[int, int]
+) -> None:
+    use_kernels(kernels)
     torch.manual_seed(0)
-    counts = torch.randint(0, 3, (2, 3, 5, *size)).to(torch.uint8)
+    counts = torch.randint(0, 3, (2, 3, channels, *size)).to(torch.uint8)
     dense = counts.double().requires_grad_()
     wanted = nnf.max_pool2d(dense.flatten(0, 1), 3, stride, 1).unflatten(0, (2, 3))
     grad = torch.randn_like(wanted)
@@ -326,7 +353,9 @@ def test_pooling_is_torchs_with_its_ties(stride: int, size: tuple[int, int]) -> 
 
 
 @pytest.mark.parametrize("stride", [0, 1, 2])
-def test_normalised_currents_are_pooled_as_torch_does(stride: int) -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_normalised_currents_are_pooled_as_torch_does(kernels: str, stride: int) -> None:
+    use_kernels(kernels)
     torch.manual_seed(0)
     norms = [nn.BatchNorm2d(6).double() for _ in "ab"]
     for norm in norms:
