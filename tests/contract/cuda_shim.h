@@ -57,6 +57,7 @@ static inline unsigned short float_to_half(float value) {
   const unsigned short sign = std::signbit(value) ? 0x8000 : 0;
   const float size = std::fabs(value);
   if (std::isnan(value)) return sign | 0x7E00;
+  if (size == 0) return sign;
   if (size >= 65520.0f) return sign | 0x7C00;
   int exponent;
   std::frexp(size, &exponent);
