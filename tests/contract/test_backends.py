@@ -331,6 +331,32 @@ def test_norm_and_neuron_are_torchs(kernels: str, kind: str, channels: int, layo
     torch.testing.assert_close(norms[1].state_dict(), norms[0].state_dict(), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("is_normed", [True, False])
+@pytest.mark.parametrize("steps", [1, 2, 5, 9, 17, 33, 70])
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_any_number_of_timesteps(kernels: str, steps: int, is_normed: bool) -> None:
+    use_kernels(kernels)
+    torch.manual_seed(steps)
+    norm, neuron = nn.BatchNorm2d(8).double(), make_neuron("plif").double()
+    xs = [torch.randn(steps, 3, 8, 3, 3, dtype=torch.float64) * 2 + 0.5 for _ in "a"]
+    xs = [x.requires_grad_() for x in (xs[0], xs[0].clone())]
+    grad = torch.randn_like(xs[0])
+    plain = neuron(norm(xs[0].flatten(0, 1)).view_as(xs[0]) if is_normed else xs[0])
+    plain.backward(grad)
+    wanted = [
+        p.grad.clone() for p in (*norm.parameters(), *neuron.parameters()) if p.grad is not None
+    ]
+    norm.zero_grad(), neuron.zero_grad()
+    stats = statistics(norm, xs[1], steps) if is_normed else None
+    affine = (norm.weight, norm.bias) if is_normed else (None, None)
+    fast = Fire.apply(xs[1], *affine, neuron.leak, Firing(steps, 1.0, 0.5, stats))
+    fast.backward(grad)
+    assert torch.equal(fast.dense(), plain)
+    torch.testing.assert_close(xs[1].grad, xs[0].grad, rtol=1e-9, atol=1e-12)
+    found = [p.grad for p in (*norm.parameters(), *neuron.parameters()) if p.grad is not None]
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (4, 7), (5, 6)])
 @pytest.mark.parametrize("channels", [5, 8])

@@ -143,7 +143,7 @@ class Launched:
         if kernel.finishes:
             grid = (-(-channels // FINISH), 1)
             return Launch(name, grid, (FINISH, FINISH)), (rows, channels)
-        pitch = int(arguments[2] or 0) if kernel.has_pitch else channels
+        pitch = int(arguments[2] or 0) if kernel.has_pitch and channels else channels
         parts, _ = self.num_partials(rows, channels)
         tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
         width = _width(module, tensors, pitch, channels or rows)
