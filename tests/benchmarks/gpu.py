@@ -2,8 +2,8 @@
 
 `torch` runs SpikingJelly's neurons on torch's own operations, `spikingjelly` on the kernels that
 it picks for the GPU (its own CUDA code or Triton), `cuda` is our backend. A measurement is a
-process of its own, backends in turn, so that peak memory is its own and a GPU that clocks down meets
-all. Prints Markdown. `python -m tests.benchmarks.gpu [CASE]... [--pairs N] [--packed N]...`.
+process of its own, backends in turn, so that peak memory is its own and a GPU that clocks down
+meets all. Prints Markdown. `python -m tests.benchmarks.gpu [CASE]... [--pairs N] [--packed N]...`.
 """
 
 import argparse

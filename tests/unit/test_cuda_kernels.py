@@ -11,7 +11,7 @@ from emulation import EmulatedLoader
 from torch.nn import functional as nnf
 
 from trainables.config import ModelConfig
-from trainables.model import build_model, compiled, launched
+from trainables.model import build_model, compiled
 from trainables.model.backends import Backed
 from trainables.model.engines import ENGINES
 from trainables.model.launched import BLOCK, KERNELS, STEPS, Launch, Launched, Module, Run
@@ -141,15 +141,22 @@ def test_a_missing_argument_is_noticed(recorder: Recorder) -> None:
         ENGINES["cpu"].call("affine", torch.float32, 4, 8, 8, x, x)
 
 
+class Idle:
+    """Loads nothing: for launches that are only looked at."""
+
+    def load(self, module: Module) -> Run:  # noqa: ARG002
+        return lambda _launch, _arguments, _device: None
+
+
 @pytest.mark.parametrize("rows", [1, 7, 64, 5000, 10**7])
 @pytest.mark.parametrize("channels", [0, 1, 3, 64, 512, 3072])
-def test_grids_are_within_the_limits_of_gpus(rows: int, channels: int) -> None:
-    engine = Launched(EmulatedLoader())
+@pytest.mark.parametrize("steps", [4, 16, 40])
+def test_grids_are_within_the_limits_of_gpus(steps: int, rows: int, channels: int) -> None:
+    engine = Launched(Idle())
     parts, of_all = engine.num_partials(rows, channels)
+    most = {4: 4, 16: 2, 40: 1}[steps]
     for pitch in {channels or 1, max(channels, 1) * 3}:
-        x = torch.empty(1, 1)
-        call = (rows, channels, pitch, x, 0, 4)
-        launch, sizes = engine._plan("fire", Module("neuron", torch.float32, 4), call)
+        _, launch, sizes = engine._plan("fire", torch.float32, True, rows, channels, pitch, steps)
         across, down = launch.grid
         width = int(launch.name[-1])
         assert launch.block[0] * launch.block[1] == BLOCK
@@ -159,16 +166,22 @@ def test_grids_are_within_the_limits_of_gpus(rows: int, channels: int) -> None:
         # a block of the narrowest kind has a sum of its own
         assert of_all == parts * -(-(channels or 4) // 32)
         assert across * parts <= of_all
-        assert width == (1 if (channels or rows) % 4 else 4)
+        assert width == (1 if (channels or rows) % most else most)
 
 
 def test_several_values_are_taken_at_once_only_where_all_are_aligned() -> None:
-    module = Module("norm", torch.float32, 1)
-    x = torch.empty(64, 8)
-    assert launched._width(module, [x], 8, 8) == 4
-    assert (
-        launched._width(module, [x, torch.empty(9)[1:]], 8, 8) == 4
-    )  # a channel's are read singly
-    assert launched._width(module, [torch.empty(65, 8).flatten()[1:-7].view(64, 8)], 8, 8) == 1
-    assert launched._width(module, [x], 6, 8) == 1
-    assert launched._width(module, [x], 8, 6) == 1
+    engine = Launched(Idle())
+    x = torch.empty(65 * 8)
+
+    def width(first: int, channels: int, pitch: int, dtype: torch.dtype) -> str:
+        engine._plans.clear()
+        values = x.to(dtype)[first : first + 64 * 8].view(64, 8)
+        out = torch.empty(64, 8, dtype=dtype)
+        engine.call("affine", dtype, 64, channels, pitch, values, *[x] * 4, out)
+        (plan,) = engine._plans.values()
+        return plan.launch.name
+
+    for dtype in FLOATS:
+        assert width(0, 8, 8, dtype) == width(4, 8, 8, dtype) == "affine_4"
+        assert width(1, 8, 8, dtype) == width(2, 8, 8, dtype) == "affine_1"
+        assert width(0, 8, 10, dtype) == width(0, 6, 8, dtype) == "affine_1"

@@ -26,6 +26,8 @@ STORAGE: Mapping[torch.dtype, tuple[str, str]] = {
 }
 # Constants of kernels/device.cuh.
 BLOCK, FINISH = 256, 32
+# Values that a thread takes at once, where tensors are aligned and few timesteps leave registers.
+WIDTH = 4
 # Timesteps that a backward keeps in registers; longer sequences go through them in parts.
 STEPS = (1, 2, 4, 8, 16, 32)
 # Blocks of a sweep: enough to fill a large GPU once, few enough that their sums are quickly added.
@@ -35,28 +37,26 @@ _ROWS = 2
 
 
 class Kernel(NamedTuple):
-    """Where a kernel lies and what its arguments after rows and channels are.
+    """Where a kernel lies and which of its arguments a launch depends on.
 
     Attributes:
         module: its file in `kernels/`.
-        has_pitch: whether the third argument says how far apart rows lie.
-        steps_at: which argument is the number of timesteps; 0: none.
+        sizes: where rows and channels are, how far apart rows lie, and the number of timesteps.
         finishes: whether it adds up partial sums, else it sweeps rows of currents.
     """
 
     module: str
-    has_pitch: bool = False
-    steps_at: int = 0
+    sizes: tuple[int, ...] = (0, 1)
     finishes: bool = False
 
 
 KERNELS: Mapping[str, Kernel] = {
-    "fire": Kernel("neuron", has_pitch=True, steps_at=5),
-    "fire_backward": Kernel("neuron", has_pitch=True, steps_at=5),
-    "moments": Kernel("norm", has_pitch=True),
-    "gradient_moments": Kernel("norm", has_pitch=True),
-    "affine": Kernel("norm", has_pitch=True),
-    "combine": Kernel("norm", has_pitch=True),
+    "fire": Kernel("neuron", (0, 1, 2, 5)),
+    "fire_backward": Kernel("neuron", (0, 1, 2, 5)),
+    "moments": Kernel("norm", (0, 1, 2)),
+    "gradient_moments": Kernel("norm", (0, 1, 2)),
+    "affine": Kernel("norm", (0, 1, 2)),
+    "combine": Kernel("norm", (0, 1, 2)),
     "finish_statistics": Kernel("norm", finishes=True),
     "finish_gradient": Kernel("norm", finishes=True),
     "finish_rate": Kernel("norm", finishes=True),
@@ -94,6 +94,14 @@ class Launch(NamedTuple):
 Run = Callable[[Launch, tuple[int | float, ...], torch.device], None]
 
 
+class Plan(NamedTuple):
+    """What runs a call, its launch, and the sizes as the kernel is to see them."""
+
+    run: Run
+    launch: Launch
+    sizes: tuple[int, ...]
+
+
 class Loader(Protocol):
     """Makes the kernels of a module callable."""
 
@@ -109,69 +117,77 @@ class Launched:
     def __init__(self, loader: Loader) -> None:
         """Launch what a loader makes."""
         self._loader = loader
-        self._loaded: dict[Module, Run] = {}
+        self._runs: dict[Module, Run] = {}
+        # every call has its own numbers, and planning one takes longer than launching it
+        self._plans: dict[tuple[object, ...], Plan] = {}
 
     def num_partials(self, rows: int, channels: int) -> tuple[int, int]:
         """A part for each row of blocks; and, for sums of all channels, for each block."""
-        width = 4
         if channels == 0:
-            rows, channels = rows // width, width
-        height = BLOCK // _lanes(channels, width)
+            rows, channels = rows // WIDTH, WIDTH
+        height = BLOCK // _lanes(channels, WIDTH)
         wanted = -(-rows // (height * _ROWS))
-        parts = max(1, min(wanted, _BLOCKS // -(-channels // (FINISH * width))))
+        parts = max(1, min(wanted, _BLOCKS // -(-channels // (FINISH * WIDTH))))
         return parts, parts * -(-channels // FINISH)
 
     def call(
         self, name: str, dtype: torch.dtype, *arguments: torch.Tensor | int | float | None
     ) -> None:
         """Launch a kernel of a storage type with tensors, sizes and numbers."""
-        kernel = KERNELS[name]
-        steps = int(arguments[kernel.steps_at] or 1) if kernel.steps_at else 1
-        module = Module(kernel.module, dtype, next((n for n in STEPS if n >= steps), STEPS[-1]))
-        launch, sizes = self._plan(name, module, arguments)
-        tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
-        passed = (*sizes, *arguments[len(sizes) :])
-        run = self._loaded.get(module) or self._loaded.setdefault(module, self._loader.load(module))
-        run(launch, tuple(_passed(x) for x in passed), tensors[0].device)
+        passed: list[int | float] = []
+        is_aligned, device = True, None
+        for x in arguments:
+            if isinstance(x, torch.Tensor):
+                at = x.data_ptr()
+                is_aligned = is_aligned and at % (WIDTH * x.element_size()) == 0
+                device = device or x.device
+                passed.append(at)
+            else:
+                passed.append(0 if x is None else x)
+        key = (name, dtype, is_aligned, *(passed[at] for at in KERNELS[name].sizes))
+        plan = self._plans.get(key)
+        if plan is None:
+            sizes = (int(passed[at]) for at in KERNELS[name].sizes)
+            plan = self._plans[key] = self._plan(name, dtype, is_aligned, *sizes)
+        passed[: len(plan.sizes)] = plan.sizes
+        plan.run(plan.launch, tuple(passed), device or torch.device("cpu"))
 
     def _plan(
-        self, name: str, module: Module, arguments: tuple[torch.Tensor | int | float | None, ...]
-    ) -> tuple[Launch, tuple[int, ...]]:
-        """The launch, and the sizes as the kernel is to see them."""
+        self,
+        name: str,
+        dtype: torch.dtype,
+        is_aligned: bool,  # noqa: FBT001  # passed by position, a key of what is kept
+        rows: int,
+        channels: int,
+        pitch: int = 0,
+        steps: int = 1,
+    ) -> Plan:
         kernel = KERNELS[name]
-        rows, channels = int(arguments[0] or 0), int(arguments[1] or 0)
+        module = Module(kernel.module, dtype, next((n for n in STEPS if n >= steps), STEPS[-1]))
+        run = self._runs.get(module)
+        if run is None:
+            run = self._runs[module] = self._loader.load(module)
         if kernel.finishes:
             grid = (-(-channels // FINISH), 1)
-            return Launch(name, grid, (FINISH, FINISH)), (rows, channels)
-        pitch = int(arguments[2] or 0) if kernel.has_pitch and channels else channels
+            return Plan(run, Launch(name, grid, (FINISH, FINISH)), (rows, channels))
         parts, _ = self.num_partials(rows, channels)
-        tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
-        width = _width(module, tensors, pitch, channels or rows)
+        has_pitch = len(kernel.sizes) > 2
+        pitch = pitch if has_pitch and channels else channels
+        width = min(WIDTH, STEPS[-1] // module.steps)
+        if not is_aligned or (channels or rows) % width or pitch % width:
+            width = 1
         if channels == 0:  # single values: as rows that a thread takes at once
             rows, channels, pitch = rows // width, width, width
         lanes = _lanes(channels, width)
         grid = (-(-channels // (lanes * width)), parts)
-        sizes = (rows, channels, pitch) if kernel.has_pitch else (rows, channels)
-        return Launch(f"{name}_{width}", grid, (lanes, BLOCK // lanes)), sizes
-
-
-def _width(module: Module, tensors: list[torch.Tensor], pitch: int, channels: int) -> int:
-    """Values that a thread takes at once: several where all tensors are aligned to them."""
-    width = min(4, max(1, STEPS[-1] // module.steps)) if module.name == "neuron" else 4
-    is_aligned = all(x.data_ptr() % (width * x.element_size()) == 0 for x in tensors if x.dim() > 1)
-    return width if is_aligned and channels % width == 0 and pitch % width == 0 else 1
+        launch = Launch(f"{name}_{width}", grid, (lanes, BLOCK // lanes))
+        return Plan(run, launch, (rows, channels, pitch) if has_pitch else (rows, channels))
 
 
 def _lanes(channels: int, width: int) -> int:
     """Threads of a block that lie along channels: a power of 2, up to 32."""
     lanes = -(-channels // width)
     return min(FINISH, 1 << (lanes - 1).bit_length())
-
-
-def _passed(x: torch.Tensor | int | float | None) -> int | float:
-    if isinstance(x, torch.Tensor):
-        return x.data_ptr()
-    return 0 if x is None else x
 
 
 class CupyLoader:
