@@ -122,14 +122,15 @@ def _product(
     """Currents as a dense product."""
     bias = None if bias is None else bias.to(weight.dtype)
     images, chunks = values.flatten(0, 1), _chunks(values, weight, len(weight))
-    by_matrix = engine_of(values).is_dense and _is_matrix(weight)
+    is_dense = engine_of(values).is_dense
+    by_matrix = is_dense and _is_matrix(weight)
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
         if by_matrix:
             return nnf.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
         return nnf.conv2d(x, weight, bias, padding="same")
 
-    if len(chunks) == 1:
+    if is_dense and len(chunks) == 1:  # a CPU's heap would be scattered by results of many sizes
         found = multiply(images.to(weight.dtype)).to(dtype)
         return _compact(found.unflatten(0, values.shape[:2]))
     out = channels_last(values, len(weight), dtype)
