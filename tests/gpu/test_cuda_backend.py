@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from golden_cases import golden_module, model_config
-from test_backends import CASES, inputs, layouts, network
+from test_backends import CASES, inputs, network
+from test_fused import layouts
 from torch import nn
 from torch.nn import functional as nnf
 
