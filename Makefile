@@ -9,7 +9,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: demo test lint bench bench-search chaos chaos-mutants clean lock
+.PHONY: demo test test-gpu lint bench bench-gpu bench-search chaos chaos-mutants clean lock
 
 demo: $(STAMP)  ## Search on scikit-learn's digits, ending with leaderboard and report
 	@name=digits-$$(date +%Y%m%d-%H%M%S); \
@@ -22,6 +22,9 @@ test: lint  ## Lint, types and every fast test; the longest files first
 	  --timeout 900 --session-timeout 4200 \
 	  tests/integration tests/chaos tests/contract tests/unit
 
+test-gpu: $(STAMP)  ## Tests that need a CUDA device
+	$(BIN)/python -m pytest tests/gpu
+
 lint: $(STAMP)  ## ruff and strict mypy over the whole tree
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,6 +33,9 @@ lint: $(STAMP)  ## ruff and strict mypy over the whole tree
 bench: export PYTHONPATH := tests/integration:tests/chaos
 bench: $(STAMP)  ## Speed, as ratios measured in one run
 	$(BIN)/python -m tests.benchmarks
+
+bench-gpu: $(STAMP)  ## Training steps, memory and packed trials on a GPU, as a Markdown table
+	$(BIN)/python -m tests.benchmarks.gpu
 
 bench-search: export OMP_NUM_THREADS ?= 1
 bench-search: $(STAMP)  ## Regret of samplers and stopping rules on tables of learning curves

@@ -33,7 +33,7 @@ Optimizer = Literal["adamw", "lamb"]
 Loss = Literal["ce", "tet"]
 Precision = Literal["float32", "bf16", "fp16", "float64"]
 Device = Literal["auto", "cpu", "cuda"]
-NeuronBackend = Literal["auto", "torch", "cpp"]
+NeuronBackend = Literal["auto", "torch", "cpp", "cuda"]
 
 # Which attention modes each backbone has.
 ATTENTION_OF: Mapping[Backbone, tuple[Attention, ...]] = {
@@ -204,11 +204,11 @@ class TrainConfig(StrictModel):
     for comparing implementations, in which one flipped spike shows.
 
     `neuron_backend` says how the network is computed, not what: `torch` is plain torch with
-    SpikingJelly's neurons, `cpp` is kernels that are compiled on the machine, for CPUs, faster and
-    in a third of the memory; `auto` takes what the device has. They differ by rounding. Where a
-    backend cannot run, torch does. `compile` compiles plain torch. `recompute` keeps only the
-    blocks' inputs for the backward, which computes the blocks again: less memory, more time, the
-    same result.
+    SpikingJelly's neurons, `cpp` (for CPUs) and `cuda` (for NVIDIA's GPUs, with CuPy) are kernels
+    that are compiled on the machine and need less memory; `auto` takes what the device has. They
+    differ by rounding. Where a backend cannot run, torch does. `compile` compiles plain torch.
+    `recompute` keeps only the blocks' inputs for the backward, which computes the blocks again:
+    less memory, more time, the same result.
     """
 
     epochs: PositiveInt = 200

@@ -1,12 +1,11 @@
 """Every backend of the CPU computes what plain torch does: the same list for each."""
 
 import copy
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from backends import computed_by
+from backends import KERNELS, computed_by, use_kernels
 from torch import nn
 from torch.nn import functional as nnf
 
@@ -14,8 +13,8 @@ from trainables.config import EnergyConfig, ModelConfig
 from trainables.energy import EnergyProbe
 from trainables.model import build_model, synapses
 from trainables.model.backends import Synapses
-from trainables.model.fused import Fire, Firing, Normalise, Pool, statistics
-from trainables.model.neurons import LIFNeuron, make_neuron
+from trainables.model.fused import Fire, Firing, statistics
+from trainables.model.neurons import LIFNeuron
 from trainables.model.spikes import SpikeTensor
 from trainables.parallel import SyncedBatchNorm2d
 
@@ -40,6 +39,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 # Every layer adds up rows of weights, or makes dense products, whatever its rate.
 PATHS = {"sparse": 1e9, "dense": -1.0}
+# GPUs make dense products always.
+WAYS = (("cpp", "sparse"), ("cpp", "dense"), ("cuda-emulated", "dense"))
 
 
 def network(case: str, **fields: Any) -> nn.Module:
@@ -93,24 +94,25 @@ def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("path", sorted(PATHS))
+@pytest.mark.parametrize(("backend", "path"), WAYS)
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_a_step_is_plain_torchs(
-    case: str, path: str, train: bool, monkeypatch: pytest.MonkeyPatch
+    case: str, backend: str, path: str, train: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(synapses, "DENSE_RATE", PATHS[path])
     plain, fast = network(case), network(case)
-    computed_by("cpp", fast)
+    computed_by(backend, fast)
     x = inputs(case)
     assert_equal(outcome(fast, x, train=train), outcome(plain, x, train=train))
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("case", sorted(CASES))
 @torch.no_grad()
-def test_the_energy_probe_counts_the_same(case: str) -> None:
+def test_the_energy_probe_counts_the_same(case: str, backend: str) -> None:
     reports = []
-    for backend in ("torch", "cpp"):
-        model = computed_by(backend, network(case)).eval()
+    for name in ("torch", backend):
+        model = computed_by(name, network(case)).eval()
         with EnergyProbe(model, EnergyConfig(first_conv_once=True)) as probe:
             model(inputs(case))
         reports.append(probe.report())
@@ -121,11 +123,12 @@ def test_the_energy_probe_counts_the_same(case: str) -> None:
     assert fast.energy_mj == pytest.approx(plain.energy_mj, rel=1e-12)
 
 
-def test_hooks_see_spikes_and_currents_of_every_layer() -> None:
+@pytest.mark.parametrize("backend", KERNELS)
+def test_hooks_see_spikes_and_currents_of_every_layer(backend: str) -> None:
     seen: dict[str, dict[str, torch.Tensor]] = {}
-    for backend in ("torch", "cpp"):
-        model = computed_by(backend, network("static")).eval()
-        values = seen.setdefault(backend, {})
+    for each in ("torch", backend):
+        model = computed_by(each, network("static")).eval()
+        values = seen.setdefault(each, {})
         for name, module in model.named_modules():
             if isinstance(module, LIFNeuron | Synapses):
                 module.register_forward_hook(
@@ -136,14 +139,15 @@ def test_hooks_see_spikes_and_currents_of_every_layer() -> None:
                     )
                 )
         model(inputs("static"))
-    assert seen["cpp"].keys() == seen["torch"].keys()
+    assert seen[backend].keys() == seen["torch"].keys()
     for name, value in seen["torch"].items():
-        torch.testing.assert_close(seen["cpp"][name].reshape(value.shape), value)
+        torch.testing.assert_close(seen[backend][name].reshape(value.shape), value)
 
 
-def test_keys_parameters_and_copies_are_those_of_the_network() -> None:
+@pytest.mark.parametrize("backend", KERNELS)
+def test_keys_parameters_and_copies_are_those_of_the_network(backend: str) -> None:
     plain, fast = network("plif"), network("plif")
-    computed_by("cpp", fast)
+    computed_by(backend, fast)
     assert list(fast.state_dict()) == list(plain.state_dict())
     assert [n for n, _ in fast.named_parameters()] == [n for n, _ in plain.named_parameters()]
     x = inputs("plif")
@@ -151,11 +155,12 @@ def test_keys_parameters_and_copies_are_those_of_the_network() -> None:
     assert torch.equal(twin(x), fast.eval()(x))
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("kind", ["synchronised", "hooked"])
-def test_batch_norms_that_are_not_torchs_own_are_asked(kind: str) -> None:
+def test_batch_norms_that_are_not_torchs_own_are_asked(kind: str, backend: str) -> None:
     calls: list[str] = []
     plain, fast = network("static"), network("static")
-    computed_by("cpp", fast)
+    computed_by(backend, fast)
     for name, module in fast.named_modules():
         if type(module) is nn.BatchNorm2d and kind == "hooked":
             module.register_forward_hook(lambda _m, _a, _o, name=name: calls.append(name))
@@ -177,12 +182,12 @@ class Mine(SyncedBatchNorm2d):
         return nn.BatchNorm2d.forward(self, input)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_a_step_is_the_same_bits_every_time(threads: int) -> None:
+@pytest.mark.parametrize(("backend", "threads"), [("cpp", 1), ("cpp", 3), ("cuda-emulated", 1)])
+def test_a_step_is_the_same_bits_every_time(backend: str, threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        model = computed_by("cpp", network("plif")).float()
+        model = computed_by(backend, network("plif")).float()
         found = [outcome(copy.deepcopy(model), inputs("plif").float(), train=True) for _ in "ab"]
     finally:
         torch.set_num_threads(before)
@@ -207,11 +212,12 @@ def kept_bytes(model: nn.Module, x: torch.Tensor) -> int:
     return total
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("case", ["static", "events"])
-def test_little_is_kept_for_the_backward(case: str) -> None:
+def test_little_is_kept_for_the_backward(case: str, backend: str) -> None:
     x = inputs(case, batch=4).float()
     plain = kept_bytes(network(case).float(), x)
-    fast = kept_bytes(computed_by("cpp", network(case).float()), x)
+    fast = kept_bytes(computed_by(backend, network(case).float()), x)
     assert fast < 0.45 * plain
 
 
@@ -245,27 +251,40 @@ def gradients(backend: str, precision: torch.dtype | None) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def test_bf16_is_as_far_from_float32_as_plain_bf16_is() -> None:
+@pytest.mark.parametrize(
+    ("backend", "precision"),
+    [("cpp", torch.bfloat16), ("cuda-emulated", torch.bfloat16), ("cuda-emulated", torch.float16)],
+)
+def test_halves_are_as_far_from_float32_as_plain_ones_are(
+    backend: str, precision: torch.dtype
+) -> None:
     exact = gradients("torch", None)
-    near = [gradients(name, torch.bfloat16) for name in ("torch", "cpp")]
+    near = [gradients(name, precision) for name in ("torch", backend)]
     plain, fast = (float(nnf.cosine_similarity(found, exact, dim=0)) for found in near)
     assert fast > plain - 0.1  # flipped spikes go far in both
     assert plain > 0.5
 
 
-def test_fp16_is_left_to_torch() -> None:
+def test_a_cpus_fp16_is_left_to_torch() -> None:
     plain, fast = (gradients(name, torch.float16) for name in ("torch", "cpp"))
     # fp16 rounds by 2^-11, on every processor elsewhere; one other spike makes tenths of difference
     assert float((fast - plain).norm()) < 2**-8 * float(plain.norm())
 
 
+@pytest.mark.parametrize(
+    ("kernels", "precision"),
+    [("cpp", torch.bfloat16), ("cuda-emulated", torch.bfloat16), ("cuda-emulated", torch.float16)],
+)
 @pytest.mark.parametrize("static", [False, True])
-def test_neurons_of_bf16_currents_compute_in_float32(static: bool) -> None:
+def test_neurons_of_half_currents_compute_in_float32(
+    static: bool, kernels: str, precision: torch.dtype
+) -> None:
+    use_kernels(kernels)
     torch.manual_seed(0)
-    currents = (torch.randn(1 if static else 4, 3, 24, 5, 5) * 2).bfloat16()
-    grad = torch.randn(4, 3, 24, 5, 5).bfloat16()
+    currents = (torch.randn(1 if static else 4, 3, 24, 5, 5) * 2).to(precision)
+    grad = torch.randn(4, 3, 24, 5, 5).to(precision)
     found = []
-    for dtype in (torch.bfloat16, torch.float32):
+    for dtype in (precision, torch.float32):
         norm, x = nn.BatchNorm2d(24), currents.to(dtype, copy=True).requires_grad_()
         stats = statistics(norm, x, 4)
         out = Fire.apply(x, norm.weight, norm.bias, None, Firing(4, 1.0, 0.5, stats))
@@ -275,102 +294,3 @@ def test_neurons_of_bf16_currents_compute_in_float32(static: bool) -> None:
     assert torch.equal(half, wide)
     torch.testing.assert_close(half_x, wide_x, rtol=2**-6, atol=2**-8)
     torch.testing.assert_close(half_w, wide_w, rtol=1e-2, atol=1e-1)
-
-
-def layouts(x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The same currents `[T,B,C,H,W]` as they may lie in memory."""
-    last = x.movedim(2, -1).contiguous().movedim(-1, 2)
-    wide = torch.cat([last, last * 2, last * 3], dim=2)
-    return {"planes": x.contiguous(), "channels last": last, "slice": wide[:, :, : x.shape[2]]}
-
-
-@pytest.mark.parametrize("layout", ["planes", "channels last", "slice"])
-@pytest.mark.parametrize("channels", [1, 5, 600])
-@pytest.mark.parametrize("kind", ["lif", "plif"])
-def test_norm_and_neuron_are_torchs(kind: str, channels: int, layout: str) -> None:
-    torch.manual_seed(channels)
-    norms = [nn.BatchNorm2d(channels).double() for _ in "ab"]
-    neurons = [make_neuron(kind, 0.5).double() for _ in "ab"]
-    base = torch.randn(3, 2, channels, 3, 5, dtype=torch.float64) * 2 + 1
-    xs = [layouts(base)[layout].requires_grad_() for _ in "ab"]
-    grad = torch.randn_like(base)
-    plain = neurons[0](norms[0](xs[0].flatten(0, 1)).unflatten(0, (3, 2)))
-    plain.backward(grad)
-    stats = statistics(norms[1], xs[1], 3)
-    leak = neurons[1].leak
-    how = Firing(3, 0.5, 0.5, stats)
-    fast = Fire.apply(xs[1], norms[1].weight, norms[1].bias, leak, how)
-    fast.backward(grad)
-    assert torch.equal(fast.dense(), plain)
-    torch.testing.assert_close(xs[1].grad, xs[0].grad, rtol=1e-9, atol=1e-12)
-    pairs = [*zip(norms[1].parameters(), norms[0].parameters(), strict=True)]
-    pairs += zip(neurons[1].parameters(), neurons[0].parameters(), strict=True)
-    for mine, theirs in pairs:
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(norms[1].state_dict(), norms[0].state_dict(), rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(1, 1), (4, 7), (5, 6)])
-def test_pooling_is_torchs_with_its_ties(stride: int, size: tuple[int, int]) -> None:
-    torch.manual_seed(0)
-    counts = torch.randint(0, 3, (2, 3, 5, *size)).to(torch.uint8)
-    dense = counts.double().requires_grad_()
-    wanted = nnf.max_pool2d(dense.flatten(0, 1), 3, stride, 1).unflatten(0, (2, 3))
-    grad = torch.randn_like(wanted)
-    wanted.backward(grad)
-    spikes = SpikeTensor(counts, torch.float64).requires_grad_()
-    out = Pool.apply(spikes, stride)
-    out.backward(grad)
-    assert torch.equal(out.dense(), wanted.detach())
-    torch.testing.assert_close(spikes.grad, dense.grad, rtol=1e-14, atol=1e-14)
-
-
-@pytest.mark.parametrize("stride", [0, 1, 2])
-def test_normalised_currents_are_pooled_as_torch_does(stride: int) -> None:
-    torch.manual_seed(0)
-    norms = [nn.BatchNorm2d(6).double() for _ in "ab"]
-    for norm in norms:
-        norm.weight.data = torch.tensor([1.0, -1.0, 0.0, 2.0, -0.5, 1.0]).double()
-    xs = [torch.randn(2, 3, 6, 5, 4, dtype=torch.float64).requires_grad_() for _ in "a"]
-    xs.append(xs[0].detach().clone().requires_grad_())
-    wanted = norms[0](xs[0].flatten(0, 1))
-    wanted = nnf.max_pool2d(wanted, 3, stride, 1) if stride else wanted
-    grad = torch.randn_like(wanted)
-    wanted.backward(grad)
-    stats = statistics(norms[1], xs[1], 2)
-    out = Normalise.apply(xs[1], norms[1].weight, norms[1].bias, stats, stride)
-    out.backward(grad.unflatten(0, (2, 3)))
-    torch.testing.assert_close(out.detach().flatten(0, 1), wanted.detach())
-    torch.testing.assert_close(xs[1].grad, xs[0].grad)
-    for mine, theirs in zip(norms[1].parameters(), norms[0].parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad)
-
-
-OPERATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "view": lambda x: x.flatten(1).unflatten(1, (4, 3))[:, 1],
-    "product": lambda x: x * x.roll(1, 0) + x,
-    "scaled": lambda x: x * 0.5 + 1.0,
-    "matmul": lambda x: x.transpose(-2, -1) @ x,
-    "sum": lambda x: x.sum(-1, keepdim=True, dtype=torch.float64),
-    "mean": lambda x: x.mean(0),
-    "where": lambda x: torch.where(x > 0, x, x.exp()),
-}
-
-
-@pytest.mark.parametrize("operation", sorted(OPERATIONS))
-def test_spikes_are_the_floats_they_stand_for(operation: str) -> None:
-    counts = torch.randint(0, 3, (4, 3, 4)).to(torch.uint8)
-    spikes = SpikeTensor(counts, torch.float64).requires_grad_()
-    dense = counts.double().requires_grad_()
-    outs = [OPERATIONS[operation](x) for x in (spikes, dense)]
-    assert torch.equal(outs[0] * 1.0, outs[1])
-    for out in outs:
-        (out * 1.0).square().sum().backward()
-    torch.testing.assert_close(spikes.grad, dense.grad)
-
-
-def test_spikes_are_not_changed_in_place() -> None:
-    spikes = SpikeTensor(torch.ones(3, dtype=torch.uint8), torch.float32)
-    with pytest.raises(RuntimeError, match="must not be changed in place"):
-        spikes.mul_(2.0)

@@ -12,7 +12,7 @@ import torch
 
 from trainables.cache import CACHE_VARIABLE, cache_folder
 from trainables.config import ModelConfig, TrainConfig
-from trainables.model import build_model, compiled
+from trainables.model import build_model, compiled, launched
 from trainables.model.backends import TORCH, Backed
 from trainables.model.selection import pick_backend, use_backend
 
@@ -107,12 +107,27 @@ def test_the_device_and_compilation_decide(caplog: pytest.LogCaptureFixture) -> 
     cuda = torch.device("cuda")
     assert pick_backend(TrainConfig(neuron_backend="torch"), CPU) == "torch"
     assert pick_backend(TrainConfig(compile=True), CPU) == "torch"
-    assert pick_backend(TrainConfig(), cuda) == "torch"
+    assert pick_backend(TrainConfig(neuron_backend="torch"), cuda) == "torch"
+    assert pick_backend(TrainConfig(), torch.device("meta")) == "torch"
     assert not caplog.records
     assert pick_backend(TrainConfig(neuron_backend="cpp"), cuda) == "torch"
     assert "cpp does not run on cuda" in caplog.text
+    assert pick_backend(TrainConfig(neuron_backend="cuda"), CPU) == "torch"
+    assert "cuda does not run on cpu" in caplog.text
     with pytest.raises(ValueError, match="must be auto or torch with compile=true"):
         TrainConfig(neuron_backend="cpp", compile=True)
     unknown = TrainConfig().model_copy(update={"neuron_backend": "abacus"})
     with pytest.raises(ValueError, match=r"cpp.*torch.*'abacus'"):
         pick_backend(unknown, CPU)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_torch_is_used_without_a_gpu_and_one_line_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    launched.available.cache_clear()
+    for name in ("auto", "cuda", "auto"):
+        train = TrainConfig.model_validate({"neuron_backend": name})
+        assert pick_backend(train, torch.device("cuda")) == "torch"
+    (line,) = caplog.records
+    assert "cuda is not available, torch is used: torch sees no CUDA device" in line.getMessage()

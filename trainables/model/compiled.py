@@ -88,10 +88,19 @@ def available() -> bool:
     return _library() is not None
 
 
-def call(name: str, dtype: torch.dtype | None, *arguments: Argument) -> None:
-    """Call a kernel of a storage type with tensors, sizes and numbers, on torch's threads."""
-    size = max(x.numel() for x in arguments if isinstance(x, torch.Tensor))
-    _function(name, dtype)(*(_passed(x) for x in arguments), _threads(size))
+class Compiled:
+    """Runs kernels by calling them, on torch's threads."""
+
+    is_dense = False
+
+    def num_partials(self, rows: int, channels: int) -> tuple[int, int]:  # noqa: ARG002
+        """Sums come whole."""
+        return 1, 1
+
+    def call(self, name: str, dtype: torch.dtype, *arguments: Argument) -> None:
+        """Call a kernel of a storage type with tensors, sizes and numbers."""
+        size = max(x.numel() for x in arguments if isinstance(x, torch.Tensor))
+        _function(name, dtype)(*(_passed(x) for x in arguments), _threads(size))
 
 
 def spike_count(counts: torch.Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Differentiable steps of the network on the C++ kernels: batch norm, neurons, pooling.
+"""Differentiable steps of the network on our kernels: batch norm, neurons, pooling.
 
 Currents are `[T,B,C,H,W]` in channels-last memory. Kept for the backward are currents as they came
 and bytes; membrane potentials are computed again. Shapes: T timesteps, B batch, C channels, H W
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from trainables.model.compiled import call
+from trainables.model.engines import engine_of
 from trainables.model.spikes import SpikeTensor
 
 
@@ -119,42 +119,53 @@ def statistics(norm: nn.BatchNorm2d, x_TBCHW: torch.Tensor, num_steps: int) -> S
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None or norm.num_batches_tracked is None:
         raise ValueError("the batch norm must keep running statistics")
-    if not norm.training:
-        return Statistics(mean.double(), (variance.double() + norm.eps).rsqrt(), of_batch=False)
-    layout = by_channel(x_TBCHW)
-    rows = layout.steps * layout.rows
-    sums = torch.zeros(2, layout.channels, dtype=torch.float64)
-    call("moments", x_TBCHW.dtype, layout.x, layout.pitch_row, rows, layout.channels, sums)
-    offset_C, square_C = sums / rows
-    batch_mean = offset_C + layout.x[0, 0, :, 0, 0].double()
-    batch_variance = (square_C - offset_C.square()).clamp_(min=0.0)
-    count = rows * num_steps / layout.steps
-    momentum = float(norm.momentum or 0.0)
-    mean.lerp_(batch_mean.to(mean.dtype), momentum)
-    variance.lerp_((batch_variance * (count / (count - 1))).to(variance.dtype), momentum)
-    norm.num_batches_tracked.add_(1)
-    return Statistics(batch_mean, (batch_variance + norm.eps).rsqrt(), of_batch=True)
+    engine, dtype = engine_of(x_TBCHW), x_TBCHW.dtype
+    x, sums, rows, parts, channels = x_TBCHW, None, 1, 0, x_TBCHW.shape[2]
+    if norm.training:
+        layout = by_channel(x_TBCHW)
+        x, rows = layout.x, layout.steps * layout.rows
+        parts, _ = engine.num_partials(rows, channels)
+        sums = x.new_empty(parts, 2, channels, dtype=torch.float64)
+        engine.call("moments", dtype, rows, channels, layout.pitch_row, x, sums)
+    batch_mean, inverse = x.new_empty(2, channels, dtype=torch.float64)
+    engine.call(
+        "finish_statistics", dtype, parts, channels, sums, x, rows, num_steps // len(x_TBCHW),
+        norm.eps, float(norm.momentum or 0.0), mean, variance, norm.num_batches_tracked, batch_mean,
+        inverse,
+    )  # fmt: skip
+    return Statistics(batch_mean, inverse, of_batch=norm.training)
 
 
-class Affine(NamedTuple):
-    """A batch norm as the kernels apply it, `x * scale + shift`, and the mean of x; all `[C]`."""
+class Norm(NamedTuple):
+    """A batch norm as the kernels are given it; all `[C]`, or None where there is none.
 
-    scale: torch.Tensor
-    shift: torch.Tensor
-    mean: torch.Tensor
+    Attributes:
+        mean: that is subtracted; float64.
+        inverse: of the standard deviation; float64.
+        weight: in the dtype that kernels compute in.
+        bias: in the same.
+    """
+
+    mean: torch.Tensor | None
+    inverse: torch.Tensor | None
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
 
 
-def _affine(stats: Statistics, weight: Any, bias: Any, dtype: torch.dtype) -> Affine:
-    scale = weight.double() * stats.inverse
-    shift = bias.double() - stats.mean * scale
-    return Affine(scale.to(dtype), shift.to(dtype), stats.mean.to(dtype))
+NO_NORM = Norm(None, None, None, None)
+
+
+def _norm(stats: Statistics | None, weight: Any, bias: Any, dtype: torch.dtype) -> Norm:
+    if stats is None:
+        return NO_NORM
+    return Norm(stats.mean, stats.inverse, weight.to(dtype), bias.to(dtype))
 
 
 def _norm_gradient(
     stats: Statistics,
     weight: torch.Tensor,
     layout: Layout,
-    sums_2C: torch.Tensor,
+    sums: torch.Tensor,
     grad: torch.Tensor,
     out: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -164,23 +175,23 @@ def _norm_gradient(
         stats: the norm's.
         weight: the norm's, `[C]`.
         layout: the currents.
-        sums_2C: sums of the normalised currents' gradient, and of it times `x - mean`.
+        sums: partial sums `[P,2,C]` of the normalised currents' gradient, and of it times
+            `x - mean`.
         grad: the normalised currents' gradient.
         out: for the currents' gradient; may be `grad`.
     """
-    sum_C, product_C = sums_2C
-    scale = weight.double() * stats.inverse
-    rows = layout.steps * layout.rows
-    slope = -scale * stats.inverse.square() * product_C / rows
-    offset = -scale * sum_C / rows - slope * stats.mean
-    if not stats.of_batch:
-        slope, offset = torch.zeros_like(slope), torch.zeros_like(offset)
-    coefficients = torch.stack([scale, slope, offset]).to(wide_dtype(layout.x))
-    call(
-        "combine", layout.x.dtype, layout.x, layout.pitch_row, grad, rows, layout.channels,
-        coefficients, out,
+    engine, dtype, channels = engine_of(grad), layout.x.dtype, layout.channels
+    rows, wide = layout.steps * layout.rows, wide_dtype(layout.x)
+    coefficients = grad.new_empty(3, channels, dtype=wide)
+    grad_weight, grad_bias = (grad.new_empty(channels, dtype=wide) for _ in "wb")
+    engine.call(
+        "finish_gradient", dtype, len(sums), channels, sums, rows, int(stats.of_batch), stats.mean,
+        stats.inverse, weight.to(wide), coefficients, grad_weight, grad_bias,
     )  # fmt: skip
-    return out, (product_C * stats.inverse).to(weight.dtype), sum_C.to(weight.dtype)
+    engine.call(
+        "combine", dtype, rows, channels, layout.pitch_row, layout.x, grad, coefficients, out
+    )
+    return out, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)
 
 
 @dataclass(frozen=True)
@@ -190,7 +201,7 @@ class Firing:
     Attributes:
         steps: T; the currents have either as many timesteps, or one that is seen at all.
         threshold: of the membrane potential.
-        rate: 1/tau.
+        rate: 1/tau where it is not learnt.
         stats: of the batch norm before it; None where there is none.
     """
 
@@ -215,18 +226,18 @@ class Fire(torch.autograd.Function):
         leak: torch.Tensor | None,
         how: Firing,
     ) -> torch.Tensor:
-        """Spikes `[T,...]`; `leak` is PLIF's w, of which `how.rate` is the sigmoid."""
+        """Spikes `[T,...]`; `leak` is PLIF's w, of which the rate is the sigmoid."""
         layout = by_value(x) if how.stats is None else by_channel(x)
-        dtype = wide_dtype(x)
-        norm = _affine(how.stats, weight_C, bias_C, dtype) if how.stats else None
-        if norm is None:
+        wide = wide_dtype(x)
+        if how.stats is None:
             counts = torch.empty_like(layout.x, dtype=torch.uint8)
         else:
             counts = channels_last(x.expand(how.steps, *x.shape[1:]), x.shape[2], torch.uint8)
-        call(
-            "fire", x.dtype, layout.x, layout.pitch_t if len(x) == how.steps else 0,
-            layout.pitch_row, how.steps, layout.rows, layout.channels, norm and norm.scale,
-            norm and norm.shift, how.rate, how.threshold, counts,
+        engine_of(x).call(
+            "fire", x.dtype, layout.rows, layout.channels, layout.pitch_row, layout.x,
+            layout.pitch_t if len(x) == how.steps else 0, how.steps,
+            *_norm(how.stats, weight_C, bias_C, wide), None if leak is None else leak.to(wide),
+            how.rate, how.threshold, counts,
         )  # fmt: skip
         ctx.how = how
         ctx.save_for_backward(layout.x, weight_C, bias_C, leak)
@@ -237,8 +248,7 @@ class Fire(torch.autograd.Function):
         """Gradients of currents, norm and leak."""
         x, weight_C, bias_C, leak = ctx.saved_tensors
         how: Firing = ctx.how
-        norm = _affine(how.stats, weight_C, bias_C, wide_dtype(x)) if how.stats else None
-        if norm is None:
+        if how.stats is None:
             layout, grad = by_value(x), aligned(grads[0], x)
             grad_x = torch.empty_like(x)
         else:
@@ -246,17 +256,23 @@ class Fire(torch.autograd.Function):
             grad = by_channel(grads[0].to(x.dtype)).x
             grad = grad if grad.movedim(2, -1).is_contiguous() else _compact(grad)
             grad_x = channels_last(x, x.shape[2])
-        sums = torch.zeros(2, layout.channels, dtype=torch.float64)
-        sum_rate = torch.zeros(1, dtype=torch.float64) if ctx.needs_input_grad[3] else None
-        call(
-            "fire_backward", x.dtype, layout.x, layout.pitch_t if len(x) == how.steps else 0,
-            layout.pitch_row, how.steps, layout.rows, layout.channels, norm and norm.scale,
-            norm and norm.shift, norm and norm.mean, how.rate, how.threshold, grad, grad_x,
-            sums, sum_rate,
+        engine, wide = engine_of(x), wide_dtype(x)
+        parts, parts_rate = engine.num_partials(layout.rows, layout.channels)
+        sums = x.new_empty(parts, 2, layout.channels, dtype=torch.float64)
+        w = None if leak is None else leak.to(wide)
+        is_learnt = ctx.needs_input_grad[3]
+        sums_rate = x.new_empty(parts_rate, dtype=torch.float64) if is_learnt else None
+        engine.call(
+            "fire_backward", x.dtype, layout.rows, layout.channels, layout.pitch_row, layout.x,
+            layout.pitch_t if len(x) == how.steps else 0, how.steps,
+            *_norm(how.stats, weight_C, bias_C, wide), w, how.rate, how.threshold, grad, grad_x,
+            sums, sums_rate,
         )  # fmt: skip
         grad_leak = None
-        if sum_rate is not None:
-            grad_leak = (sum_rate * how.rate * (1.0 - how.rate)).to(leak.dtype).view(leak.shape)
+        if w is not None and is_learnt:
+            grad_w = torch.empty_like(w)
+            engine.call("finish_rate", x.dtype, parts_rate, 1, sums_rate, w, grad_w)
+            grad_leak = grad_w.to(leak.dtype)
         if how.stats is None:
             return grad_x, None, None, grad_leak, None
         found = _norm_gradient(how.stats, weight_C, layout, sums, grad_x, grad_x)
@@ -281,17 +297,17 @@ class Normalise(torch.autograd.Function):
     ) -> torch.Tensor:
         """Currents of the same shape, or pooled with a stride above 0."""
         layout = by_channel(x)
-        norm = _affine(stats, weight_C, bias_C, wide_dtype(x))
+        norm = _norm(stats, weight_C, bias_C, wide_dtype(x))
         taps = None
         if stride:
             layout = by_channel(_compact(x))
             out, taps = _pool(layout.x, stride, norm)
         else:
             out = channels_last(x, x.shape[2])
-            call(
-                "affine", x.dtype, layout.x, layout.pitch_row, layout.steps * layout.rows,
-                layout.channels, norm.scale, norm.shift, out,
-            )  # fmt: skip
+            rows = layout.steps * layout.rows
+            engine_of(x).call(
+                "affine", x.dtype, rows, layout.channels, layout.pitch_row, layout.x, *norm, out
+            )
         ctx.stats, ctx.stride = stats, stride
         ctx.save_for_backward(layout.x, weight_C, bias_C, taps)
         return out
@@ -304,11 +320,12 @@ class Normalise(torch.autograd.Function):
         grad = _compact(grads[0].to(x.dtype))
         if taps is not None:
             grad = _unpool(grad, taps, ctx.stride, x.shape)
-        sums = torch.zeros(2, layout.channels, dtype=torch.float64)
-        mean_C = ctx.stats.mean.to(wide_dtype(x))
-        call(
-            "gradient_moments", x.dtype, layout.x, layout.pitch_row, grad,
-            layout.steps * layout.rows, layout.channels, mean_C, sums,
+        engine, rows = engine_of(x), layout.steps * layout.rows
+        parts, _ = engine.num_partials(rows, layout.channels)
+        sums = x.new_empty(parts, 2, layout.channels, dtype=torch.float64)
+        engine.call(
+            "gradient_moments", x.dtype, rows, layout.channels, layout.pitch_row, layout.x, grad,
+            ctx.stats.mean, sums,
         )  # fmt: skip
         # the gradient that came may be someone else's too
         is_ours = grad.data_ptr() != grads[0].data_ptr()
@@ -322,7 +339,7 @@ class Pool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spikes: SpikeTensor, stride: int) -> torch.Tensor:
         """Spikes `[T,B,C,H',W']`."""
-        counts, taps = _pool(_compact(spikes.counts), stride, None)
+        counts, taps = _pool(_compact(spikes.counts), stride, NO_NORM)
         ctx.shape, ctx.stride = spikes.shape, stride
         ctx.save_for_backward(taps)
         return SpikeTensor(counts, spikes.dtype)
@@ -334,27 +351,26 @@ class Pool(torch.autograd.Function):
         return _unpool(_compact(grads[0]), taps, ctx.stride, ctx.shape), None
 
 
-def _pool(
-    x_TBCHW: torch.Tensor, stride: int, norm: Affine | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _pool(x_TBCHW: torch.Tensor, stride: int, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
     steps, batch, channels, height, width = x_TBCHW.shape
     size = (steps, batch, (height - 1) // stride + 1, (width - 1) // stride + 1, channels)
-    out = torch.empty(size, dtype=x_TBCHW.dtype).movedim(-1, 2)
-    taps = torch.empty(size, dtype=torch.uint8).movedim(-1, 2)
-    call(
-        "pool", x_TBCHW.dtype, x_TBCHW, steps * batch, height, width, channels, stride,
-        norm and norm.scale, norm and norm.shift, out, taps,
+    out = x_TBCHW.new_empty(size)
+    taps = x_TBCHW.new_empty(size, dtype=torch.uint8)
+    engine_of(out).call(
+        "pool", out.dtype, out.numel() // channels, channels, x_TBCHW, height, width, stride, *norm,
+        out, taps,
     )  # fmt: skip
-    return out, taps
+    return out.movedim(-1, 2), taps.movedim(-1, 2)
 
 
 def _unpool(grad: torch.Tensor, taps: torch.Tensor, stride: int, shape: torch.Size) -> torch.Tensor:
     steps, batch, channels, height, width = shape
-    out = torch.empty((steps, batch, height, width, channels), dtype=grad.dtype).movedim(-1, 2)
-    call(
-        "pool_backward", grad.dtype, grad, taps, steps * batch, height, width, channels, stride, out
-    )
-    return out
+    out = grad.new_empty((steps, batch, height, width, channels))
+    engine_of(out).call(
+        "pool_backward", out.dtype, out.numel() // channels, channels, grad, taps, height, width,
+        stride, out,
+    )  # fmt: skip
+    return out.movedim(-1, 2)
 
 
 fire: Callable[..., torch.Tensor] = Fire.apply

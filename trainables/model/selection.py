@@ -7,16 +7,19 @@ import torch
 from torch import nn
 
 from trainables.config import TrainConfig
-from trainables.model import compiled
-from trainables.model.backend_cpp import CppBackend
+from trainables.model import compiled, launched
+from trainables.model.backend_fused import FusedBackend
 from trainables.model.backends import TORCH, Backed, TorchBackend
 
 log = logging.getLogger(__name__)
 
 BACKENDS: Mapping[str, Callable[[], TorchBackend]] = {
     "torch": lambda: TORCH,
-    "cpp": CppBackend,
+    "cpp": lambda: FusedBackend(torch.bfloat16),
+    "cuda": lambda: FusedBackend(torch.bfloat16, torch.float16),
 }
+# The backend of a kind of device.
+_OF_DEVICE = {"cpu": "cpp", "cuda": "cuda"}
 
 
 def pick_backend(train: TrainConfig, device: torch.device) -> str:
@@ -30,11 +33,14 @@ def pick_backend(train: TrainConfig, device: torch.device) -> str:
         raise ValueError(f"neuron_backend must be auto or {sorted(BACKENDS)}, but got {name!r}")
     if name == "torch" or train.compile:
         return "torch"
-    if device.type != "cpu":
-        if name == "cpp":
-            log.warning("neuron_backend cpp does not run on %s, torch is used", device.type)
+    fitting = _OF_DEVICE.get(device.type, "torch")
+    if name not in ("auto", fitting):
+        log.warning("neuron_backend %s does not run on %s, torch is used", name, device.type)
         return "torch"
-    return "cpp" if compiled.available() else "torch"
+    if fitting == "torch":
+        return "torch"
+    can_run = compiled.available() if fitting == "cpp" else launched.available(device)
+    return fitting if can_run else "torch"
 
 
 def use_backend(model: nn.Module, train: TrainConfig, device: torch.device) -> str:

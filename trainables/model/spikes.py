@@ -140,9 +140,9 @@ def _sum_some(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _multiply(func: Any, args: tuple[Any, ...], _: dict[str, Any]) -> Any:
-    if args[0].dtype not in (torch.bfloat16, torch.float16):
+    if args[0].dtype not in (torch.bfloat16, torch.float16) or args[0].device.type == "cuda":
         return NotImplemented
-    # Exact products, summed in float32: what a half-precision unit does, on every processor.
+    # Exact products, summed in float32: what a GPU's half-precision units do, on every processor.
     wide = [x.dense(torch.float32) if isinstance(x, SpikeTensor) else x.float() for x in args]
     return func(*wide).to(args[0].dtype)
 

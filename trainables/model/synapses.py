@@ -1,17 +1,19 @@
 """Differentiable convolutions of spikes that cost what the spikes cost.
 
-Forward and weight gradient add up rows of weights and of gradients, a spike each, where few fire;
-they are dense products where many do. The input's gradient is dense always. Shapes: T timesteps,
-B batch, K input channels, N output channels, H W grid, all in channels-last memory.
+On a CPU forward and weight gradient add up rows of weights and of gradients, a spike each, where
+few fire; they are dense products where many do, and on a GPU always. The input's gradient is dense
+always. Shapes: T timesteps, B batch, K input channels, N output channels, H W grid, all in
+channels-last memory.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional as nnf
 
-from trainables.model.compiled import call, spike_count
+from trainables.model.compiled import spike_count
+from trainables.model.engines import engine_of
 from trainables.model.fused import channels_last
 from trainables.model.spikes import SpikeTensor
 
@@ -21,8 +23,10 @@ aten = torch.ops.aten
 LANE = 32
 # Above this mean count a dense product is as fast.
 DENSE_RATE = 0.3
-# Dense copies are made for so many bytes of images at a time.
+# Dense copies are made for so many bytes of images at a time: what fits in a CPU's caches, and what
+# keeps a GPU busy.
 _CHUNK_BYTES = 2**24
+_CHUNK_BYTES_DENSE = 2**29
 
 
 class Convolve(torch.autograd.Function):
@@ -43,19 +47,17 @@ class Convolve(torch.autograd.Function):
             x: spikes or analog values `[T,B,K,H,W]`.
             weight: `[N,K,1,1]` or `[N,K,3,3]`.
             bias: `[N]` or None.
-            dtype: of the currents; bf16 rounds the weights too and sums in float32.
+            dtype: of the currents; half precision rounds the weights too and sums in float32.
         """
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             rounded = _rounded(weight, dtype)
-            out = channels_last(x, len(weight), dtype)
             values = _compact(x.counts if isinstance(x, SpikeTensor) else x.to(dtype))
             sparse = isinstance(x, SpikeTensor) and _is_sparse(values)
             if sparse:
+                out = channels_last(x, len(weight), dtype)
                 _add_rows(values, rounded, bias, out)
             else:
-                for at in _chunks(values, rounded.dtype, len(weight)):
-                    part = _dense(values.flatten(0, 1)[at], rounded.dtype)
-                    out.flatten(0, 1)[at] = nnf.conv2d(part, rounded, bias, padding="same")
+                out = _product(values, rounded, bias, dtype)
         ctx.sparse, ctx.has_bias = sparse, bias is not None
         ctx.save_for_backward(values, weight)
         ctx.dtype = dtype
@@ -65,7 +67,7 @@ class Convolve(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         """Gradients of input, weight and bias."""
         values, weight = ctx.saved_tensors
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(weight.device.type, enabled=False):
             grad = _compact(grads[0])
             rounded = _rounded(weight, ctx.dtype)
             grad_x = _input_gradient(grad, rounded) if ctx.needs_input_grad[0] else None
@@ -74,11 +76,14 @@ class Convolve(torch.autograd.Function):
             grad_bias = None
             if ctx.has_bias:
                 axes = (0, 1, 3, 4)
-                grad_bias = grad.sum(axes, dtype=rounded.dtype).to(weight.dtype)
+                wide = torch.promote_types(grad.dtype, torch.float32)
+                grad_bias = grad.sum(axes, dtype=wide).to(weight.dtype)
         return grad_x, grad_weight, grad_bias, None
 
 
 def _is_sparse(counts: torch.Tensor) -> bool:
+    if engine_of(counts).is_dense:  # to ask how many spikes there are would be to wait for them
+        return False
     return spike_count(counts) <= DENSE_RATE * counts.numel()
 
 
@@ -87,23 +92,51 @@ def _compact(x_TBCHW: torch.Tensor) -> torch.Tensor:
 
 
 def _rounded(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    # Half-precision products are exact in float32: only operands and results are rounded.
-    rounded = weight.to(dtype).to(torch.promote_types(dtype, torch.float32))
+    # Half-precision products are exact in float32, which a GPU's units know and a CPU's are given:
+    # only operands and results are rounded.
+    rounded = weight.to(dtype)
+    if not engine_of(weight).is_dense:
+        rounded = rounded.to(torch.promote_types(dtype, torch.float32))
     return rounded.contiguous(memory_format=torch.channels_last)
 
 
-def _dense(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return values.to(dtype)
+def _is_matrix(weight: torch.Tensor) -> bool:
+    # torch lets convolutions in float32 use a GPU's tensor cores, and products of matrices not.
+    is_slow = engine_of(weight).is_dense and weight.dtype == torch.float32
+    return weight.shape[-1] == 1 and not is_slow
 
 
-def _chunks(x: torch.Tensor, dtype: torch.dtype, num_outputs: int) -> Iterator[slice]:
+def _chunks(x: torch.Tensor, weight: torch.Tensor, num_outputs: int) -> list[slice]:
     """Images whose dense input and output are not too large, until all are done."""
     _, _, channels, height, width = x.shape
-    an_image = (channels + num_outputs) * height * width * dtype.itemsize
+    an_image = (channels + num_outputs) * height * width * weight.dtype.itemsize
     total = x.shape[0] * x.shape[1]
-    size = max(1, _CHUNK_BYTES // an_image)
-    for first in range(0, total, size):
-        yield slice(first, min(total, first + size))
+    limit = _CHUNK_BYTES_DENSE if engine_of(x).is_dense else _CHUNK_BYTES
+    size = max(1, limit // an_image)
+    return [slice(first, min(total, first + size)) for first in range(0, total, size)]
+
+
+def _product(
+    values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """Currents as a dense product."""
+    bias = None if bias is None else bias.to(weight.dtype)
+    images, chunks = values.flatten(0, 1), _chunks(values, weight, len(weight))
+    is_dense = engine_of(values).is_dense
+    by_matrix = is_dense and _is_matrix(weight)
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        if by_matrix:
+            return nnf.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
+        return nnf.conv2d(x, weight, bias, padding="same")
+
+    if is_dense and len(chunks) == 1:  # a CPU's heap would be scattered by results of many sizes
+        found = multiply(images.to(weight.dtype)).to(dtype)
+        return _compact(found.unflatten(0, values.shape[:2]))
+    out = channels_last(values, len(weight), dtype)
+    for at in chunks:
+        out.flatten(0, 1)[at] = multiply(images[at].to(weight.dtype))
+    return out
 
 
 def _add_rows(
@@ -118,7 +151,7 @@ def _add_rows(
     if bias is not None:
         start[:num_outputs] = bias
     steps, batch, _, height, width = counts.shape
-    call(
+    engine_of(out).call(
         "convolve", out.dtype, counts, steps * batch, height, width, num_inputs, num_outputs, size,
         packed, start, out,
     )  # fmt: skip
@@ -131,7 +164,7 @@ def _weight_gradient_sparse(
     blocks = -(-num_outputs // LANE)
     packed = weight.new_zeros(blocks, size * size * num_inputs, LANE)
     steps, batch, _, height, width = counts.shape
-    call(
+    engine_of(grad).call(
         "weight_gradient", grad.dtype, counts, steps * batch, height, width, num_inputs,
         num_outputs, size, grad, packed,
     )  # fmt: skip
@@ -142,23 +175,25 @@ def _weight_gradient_sparse(
 def _weight_gradient_dense(
     values: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:
-    total = torch.zeros_like(weight)
+    total = None
     pad = weight.shape[-1] // 2
-    for at in _chunks(values, weight.dtype, len(weight)):
-        x, g = (_dense(part.flatten(0, 1)[at], weight.dtype) for part in (values, grad))
-        if pad:
-            total += aten.convolution_backward(
+    for at in _chunks(values, weight, len(weight)):
+        x, g = (part.flatten(0, 1)[at].to(weight.dtype) for part in (values, grad))
+        if _is_matrix(weight):
+            product = g.movedim(1, -1).flatten(0, 2).t() @ x.movedim(1, -1).flatten(0, 2)
+            found = product.view_as(weight)
+        else:
+            found = aten.convolution_backward(
                 g, x, weight, None, [1, 1], [pad, pad], [1, 1], False, [0, 0], 1,
                 [False, True, False],
             )[1]  # fmt: skip
-        else:
-            product = g.movedim(1, -1).flatten(0, 2).t() @ x.movedim(1, -1).flatten(0, 2)
-            total += product.view_as(total)
-    return total
+        found = found.to(torch.promote_types(found.dtype, torch.float32))
+        total = found if total is None else total + found
+    return torch.as_tensor(total)
 
 
 def _input_gradient(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    if weight.shape[-1] == 1 and grad.dtype == weight.dtype:
+    if _is_matrix(weight) and grad.dtype == weight.dtype:
         rows_TBHWN = grad.movedim(2, -1)
         found = rows_TBHWN.flatten(0, -2) @ weight.flatten(1)
         return found.view(*rows_TBHWN.shape[:-1], -1).movedim(-1, 2)
@@ -168,8 +203,8 @@ def _input_gradient(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         found = nnf.conv2d(grad.flatten(0, 1), turned, padding="same")
         return found.unflatten(0, grad.shape[:2])
     out = channels_last(grad, weight.shape[1])
-    for at in _chunks(grad, weight.dtype, weight.shape[1]):
-        part = _dense(grad.flatten(0, 1)[at], weight.dtype)
+    for at in _chunks(grad, weight, weight.shape[1]):
+        part = grad.flatten(0, 1)[at].to(weight.dtype)
         out.flatten(0, 1)[at] = nnf.conv2d(part, turned, padding="same")
     return out
 

@@ -38,6 +38,26 @@ inline void store(Bf16 *to, float x) {
   to->bits = uint16_t(x == x ? rounded : (bits >> 16) | 0x40u); // to nearest even; NaN stays NaN
 }
 
+// A batch norm as it is applied, x * scale + shift; false where there is none.
+template <class A> class Affine {
+public:
+  Affine(const double *mean, const double *inverse, const A *weight, const A *bias,
+         int64_t channels)
+      : scale_(size_t(mean ? channels : 0)), shift_(scale_.size()) {
+    for (size_t c = 0; c < scale_.size(); c++) {
+      const double factor = double(weight[c]) * inverse[c];
+      scale_[c] = A(factor);
+      shift_[c] = A(double(bias[c]) - mean[c] * factor);
+    }
+  }
+  explicit operator bool() const { return !scale_.empty(); }
+  const A *scale() const { return scale_.data(); }
+  const A *shift() const { return shift_.data(); }
+
+private:
+  std::vector<A> scale_, shift_;
+};
+
 // Sums of each thread, added in the threads' order: the same bits in every run.
 class Partial {
 public:
@@ -45,6 +65,7 @@ public:
       : size_(size), sums_(size_t(threads * size), 0.0) {}
   double *mine() { return sums_.data() + omp_get_thread_num() * size_; }
   void total(int64_t from, int64_t count, double *to) const {
+    std::fill(to, to + count, 0.0);
     for (size_t at = size_t(from); at < sums_.size(); at += size_t(size_))
       for (int64_t i = 0; i < count; i++) to[i] += sums_[at + size_t(i)];
   }

@@ -56,37 +56,33 @@ template <class A> inline void repeat(const A *from, const Tile &tile, A *out) {
     for (int64_t c = 0; c < tile.width; c++) out[r * tile.width + c] = from[tile.c0 + c];
 }
 
-template <class A> struct Norm {
-  const A *scale, *shift; // null: none
-};
-
 // Normalised currents of a tile at a timestep.
 template <class S, class A>
-inline void normalised(const Currents<S> &in, const Norm<A> &norm, int64_t t, const Tile &tile,
+inline void normalised(const Currents<S> &in, const Affine<A> &norm, int64_t t, const Tile &tile,
                        const A *scale, const A *shift, A *z) {
   read(in, t, tile, z);
-  if (!norm.scale) return;
+  if (!norm) return;
   const int64_t n = tile.size();
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) z[i] = z[i] * scale[i] + shift[i];
 }
 
+template <class A> inline A rate_of(const A *leak, double rate) {
+  return leak ? A(1 / (1 + std::exp(-double(*leak)))) : A(rate);
+}
+
 template <class S, class A>
-void fire(const S *x, int64_t pitch_t, int64_t pitch_row, int64_t steps, int64_t rows,
-          int64_t channels, const A *scale_C, const A *shift_C, double rate, double threshold,
-          uint8_t *spikes, int threads) {
+void fire(int64_t rows, int64_t channels, const Currents<S> &in, int64_t steps,
+          const Affine<A> &norm, A r, A th, uint8_t *spikes, int threads) {
   const Tiling tiling(rows, channels);
-  const Currents<S> in{x, pitch_t, pitch_row};
-  const Norm<A> norm{scale_C, shift_C};
-  const int64_t pitch = std::max<int64_t>(channels, 1);
-  const A r = A(rate), th = A(threshold);
+  const int64_t pitch = std::max<int64_t>(channels, 1), pitch_t = in.pitch_t;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t i = 0; i < tiling.count(); i++) {
     const Tile tile = tiling.at(i);
     const int64_t n = tile.size();
     A scale[TILE], shift[TILE], z[TILE], v[TILE];
     uint8_t fired[TILE];
-    if (norm.scale) repeat(scale_C, tile, scale), repeat(shift_C, tile, shift);
+    if (norm) repeat(norm.scale(), tile, scale), repeat(norm.shift(), tile, shift);
     std::fill(v, v + n, A(0));
     for (int64_t t = 0; t < steps; t++) {
       if (t == 0 || pitch_t) normalised(in, norm, t, tile, scale, shift, z);
@@ -107,15 +103,11 @@ void fire(const S *x, int64_t pitch_t, int64_t pitch_row, int64_t steps, int64_t
 // dL/dz of all timesteps into `grad_x` (summed over them for static currents), and a channel's sums
 // of dL/dz and of dL/dz (x - mean) into `sums_2C`, of dL/du (z - v) into `sums_rate`.
 template <class S, class A>
-void fire_backward(const S *x, int64_t pitch_t, int64_t pitch_row, int64_t steps, int64_t rows,
-                   int64_t channels, const A *scale_C, const A *shift_C, const A *mean_C,
-                   double rate, double threshold, const S *grad_spikes, S *grad_x, double *sums_2C,
-                   double *sums_rate, int threads) {
+void fire_backward(int64_t rows, int64_t channels, const Currents<S> &in, int64_t steps,
+                   const Affine<A> &norm, const double *mean_C, A r, A th, const S *grad_spikes,
+                   S *grad_x, double *sums_2C, double *sums_rate, int threads) {
   const Tiling tiling(rows, channels);
-  const Currents<S> in{x, pitch_t, pitch_row};
-  const Norm<A> norm{scale_C, shift_C};
-  const int64_t pitch = std::max<int64_t>(channels, 1);
-  const A r = A(rate), th = A(threshold);
+  const int64_t pitch = std::max<int64_t>(channels, 1), pitch_t = in.pitch_t;
   Partial partial(threads, 2 * channels + 1);
 #pragma omp parallel num_threads(threads)
   {
@@ -127,7 +119,7 @@ void fire_backward(const S *x, int64_t pitch_t, int64_t pitch_row, int64_t steps
     for (int64_t i = 0; i < tiling.count(); i++) {
       const Tile tile = tiling.at(i);
       const int64_t n = tile.size();
-      if (norm.scale) repeat(scale_C, tile, scale), repeat(shift_C, tile, shift);
+      if (norm) repeat(norm.scale(), tile, scale), repeat(norm.shift(), tile, shift);
       std::fill(v, v + n, A(0));
       for (int64_t t = 0; t < steps; t++) {
         A *u = potentials.data() + t * TILE;
@@ -170,148 +162,47 @@ void fire_backward(const S *x, int64_t pitch_t, int64_t pitch_row, int64_t steps
           S *o = grad_x + ((pitch_t ? t * rows : 0) + tile.row + k) * pitch + tile.c0;
           for (int64_t c = 0; c < tile.width; c++) store(o + c, g[k * tile.width + c]);
         }
-        if (!norm.scale) continue;
+        if (!norm) continue;
         read(in, t, tile, z);
 #pragma omp simd
         for (int64_t j = 0; j < n; j++) sum_g[j] += g[j], sum_gx[j] += g[j] * z[j];
       }
-      if (!norm.scale) continue;
+      if (!norm) continue;
       double *sum = sums + tile.c0, *product = sum + channels;
       for (int64_t k = 0; k < tile.rows; k++) {
         const A *g_row = sum_g + k * tile.width, *gx_row = sum_gx + k * tile.width;
         for (int64_t c = 0; c < tile.width; c++) {
           sum[c] += double(g_row[c]);
-          product[c] += double(gx_row[c]) - double(mean_C[tile.c0 + c]) * double(g_row[c]);
+          product[c] += double(gx_row[c]) - mean_C[tile.c0 + c] * double(g_row[c]);
         }
       }
     }
   }
-  if (norm.scale) partial.total(0, 2 * channels, sums_2C);
+  if (norm) partial.total(0, 2 * channels, sums_2C);
   if (sums_rate) partial.total(2 * channels, 1, sums_rate);
-}
-
-// Sums of x - origin and of its square a channel, in blocks whose sums are double.
-template <class S, class A>
-void moments(const S *x, int64_t pitch_row, int64_t rows, int64_t channels, double *sums_2C,
-             int threads) {
-  constexpr int64_t BLOCK = 32;
-  const int64_t blocks = (rows + BLOCK - 1) / BLOCK;
-  Partial partial(threads, 2 * channels);
-#pragma omp parallel num_threads(threads)
-  {
-    double *sums = partial.mine();
-    std::vector<A> part(size_t(2 * channels)), origin(static_cast<size_t>(channels));
-    for (int64_t c = 0; c < channels; c++) origin[size_t(c)] = load(x[c]);
-    A *sum = part.data(), *square = part.data() + channels, *from = origin.data();
-#pragma omp for schedule(static)
-    for (int64_t b = 0; b < blocks; b++) {
-      std::fill(part.begin(), part.end(), A(0));
-      for (int64_t row = b * BLOCK; row < std::min(rows, (b + 1) * BLOCK); row++) {
-        const S *values = x + row * pitch_row;
-#pragma omp simd
-        for (int64_t c = 0; c < channels; c++) {
-          const A d = load(values[c]) - from[c];
-          sum[c] += d;
-          square[c] += d * d;
-        }
-      }
-      for (int64_t c = 0; c < 2 * channels; c++) sums[c] += double(part[size_t(c)]);
-    }
-  }
-  partial.total(0, 2 * channels, sums_2C);
-}
-
-// out = x * scale + shift.
-template <class S, class A>
-void affine(const S *x, int64_t pitch_row, int64_t rows, int64_t channels, const A *scale_C,
-            const A *shift_C, S *out, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t row = 0; row < rows; row++) {
-    const S *from = x + row * pitch_row;
-    S *to = out + row * channels;
-#pragma omp simd
-    for (int64_t c = 0; c < channels; c++) store(to + c, load(from[c]) * scale_C[c] + shift_C[c]);
-  }
-}
-
-// A channel's sums of g and of g (x - mean).
-template <class S, class A>
-void gradient_moments(const S *x, int64_t pitch_row, const S *g, int64_t rows, int64_t channels,
-                      const A *mean_C, double *sums_2C, int threads) {
-  constexpr int64_t BLOCK = 32;
-  const int64_t blocks = (rows + BLOCK - 1) / BLOCK;
-  Partial partial(threads, 2 * channels);
-#pragma omp parallel num_threads(threads)
-  {
-    double *sums = partial.mine();
-    std::vector<A> part(size_t(2 * channels));
-    A *sum = part.data(), *product = part.data() + channels;
-#pragma omp for schedule(static)
-    for (int64_t b = 0; b < blocks; b++) {
-      std::fill(part.begin(), part.end(), A(0));
-      for (int64_t row = b * BLOCK; row < std::min(rows, (b + 1) * BLOCK); row++) {
-        const S *values = x + row * pitch_row, *grads = g + row * channels;
-#pragma omp simd
-        for (int64_t c = 0; c < channels; c++) {
-          const A d = load(grads[c]);
-          sum[c] += d;
-          product[c] += d * (load(values[c]) - mean_C[c]);
-        }
-      }
-      for (int64_t c = 0; c < 2 * channels; c++) sums[c] += double(part[size_t(c)]);
-    }
-  }
-  partial.total(0, 2 * channels, sums_2C);
-}
-
-// out = a g + b x + d a channel: the batch norm's gradient; `g` and `out` may be the same.
-template <class S, class A>
-void combine(const S *x, int64_t pitch_row, const S *g, int64_t rows, int64_t channels,
-             const A *coefficients_3C, S *out, int threads) {
-  const A *a = coefficients_3C, *b = a + channels, *d = b + channels;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t row = 0; row < rows; row++) {
-    const S *values = x + row * pitch_row, *grads = g + row * channels;
-    S *to = out + row * channels;
-#pragma omp simd
-    for (int64_t c = 0; c < channels; c++)
-      store(to + c, a[c] * load(grads[c]) + b[c] * load(values[c]) + d[c]);
-  }
 }
 
 } // namespace
 
 #define KERNELS(S, A, NAME)                                                                        \
-  extern "C" void fire_##NAME(const S *x, int64_t pitch_t, int64_t pitch_row, int64_t steps,       \
-                              int64_t rows, int64_t channels, const A *scale, const A *shift,      \
-                              double rate, double threshold, uint8_t *spikes, int threads) {       \
-    fire<S, A>(x, pitch_t, pitch_row, steps, rows, channels, scale, shift, rate, threshold,        \
-               spikes, threads);                                                                   \
+  extern "C" void fire_##NAME(int64_t rows, int64_t channels, int64_t pitch_row, const S *x,       \
+                              int64_t pitch_t, int64_t steps, const double *mean,                  \
+                              const double *inverse, const A *weight, const A *bias,               \
+                              const A *leak, double rate, double threshold, uint8_t *spikes,       \
+                              int threads) {                                                       \
+    fire<S, A>(rows, channels, {x, pitch_t, pitch_row}, steps,                                     \
+               Affine<A>(mean, inverse, weight, bias, channels), rate_of(leak, rate),              \
+               A(threshold), spikes, threads);                                                     \
   }                                                                                                \
   extern "C" void fire_backward_##NAME(                                                            \
-      const S *x, int64_t pitch_t, int64_t pitch_row, int64_t steps, int64_t rows,                 \
-      int64_t channels, const A *scale, const A *shift, const A *mean, double rate,                \
-      double threshold, const S *grad_spikes, S *grad_x, double *sums, double *sums_rate,          \
-      int threads) {                                                                               \
-    fire_backward<S, A>(x, pitch_t, pitch_row, steps, rows, channels, scale, shift, mean, rate,    \
-                        threshold, grad_spikes, grad_x, sums, sums_rate, threads);                 \
-  }                                                                                                \
-  extern "C" void moments_##NAME(const S *x, int64_t pitch_row, int64_t rows, int64_t channels,    \
-                                 double *sums, int threads) {                                      \
-    moments<S, A>(x, pitch_row, rows, channels, sums, threads);                                    \
-  }                                                                                                \
-  extern "C" void affine_##NAME(const S *x, int64_t pitch_row, int64_t rows, int64_t channels,     \
-                                const A *scale, const A *shift, S *out, int threads) {             \
-    affine<S, A>(x, pitch_row, rows, channels, scale, shift, out, threads);                        \
-  }                                                                                                \
-  extern "C" void gradient_moments_##NAME(const S *x, int64_t pitch_row, const S *g, int64_t rows, \
-                                          int64_t channels, const A *mean, double *sums,           \
-                                          int threads) {                                           \
-    gradient_moments<S, A>(x, pitch_row, g, rows, channels, mean, sums, threads);                  \
-  }                                                                                                \
-  extern "C" void combine_##NAME(const S *x, int64_t pitch_row, const S *g, int64_t rows,          \
-                                 int64_t channels, const A *coefficients, S *out, int threads) {   \
-    combine<S, A>(x, pitch_row, g, rows, channels, coefficients, out, threads);                    \
+      int64_t rows, int64_t channels, int64_t pitch_row, const S *x, int64_t pitch_t,              \
+      int64_t steps, const double *mean, const double *inverse, const A *weight, const A *bias,    \
+      const A *leak, double rate, double threshold, const S *grad_spikes, S *grad_x, double *sums, \
+      double *sums_rate, int threads) {                                                            \
+    fire_backward<S, A>(rows, channels, {x, pitch_t, pitch_row}, steps,                            \
+                        Affine<A>(mean, inverse, weight, bias, channels), mean,                    \
+                        rate_of(leak, rate), A(threshold), grad_spikes, grad_x, sums, sums_rate,   \
+                        threads);                                                                  \
   }
 
 KERNELS(float, float, f32)

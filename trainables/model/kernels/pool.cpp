@@ -13,13 +13,21 @@ using ::store;
 
 struct Grid {
   int64_t images, height, width, channels, stride;
+  // Of so many written pixels.
+  static Grid of_output(int64_t rows, int64_t height, int64_t width, int64_t channels,
+                        int64_t stride) {
+    Grid grid{0, height, width, channels, stride};
+    grid.images = rows / (grid.out_height() * grid.out_width());
+    return grid;
+  }
   int64_t out_height() const { return (height - 1) / stride + 1; }
   int64_t out_width() const { return (width - 1) / stride + 1; }
 };
 
 template <class S, class A>
-void pool(const S *x, const Grid &grid, const A *scale_C, const A *shift_C, S *out, uint8_t *taps,
+void pool(const S *x, const Grid &grid, const Affine<A> &norm, S *out, uint8_t *taps,
           int threads) {
+  const A *scale_C = norm ? norm.scale() : nullptr, *shift_C = norm.shift();
   const int64_t oh = grid.out_height(), ow = grid.out_width(), n = grid.channels;
 #pragma omp parallel num_threads(threads)
   {
@@ -81,16 +89,19 @@ void pool_backward(const S *grad, const uint8_t *taps, const Grid &grid, S *grad
 } // namespace
 
 #define POOL(S, A, NAME)                                                                           \
-  extern "C" void pool_##NAME(const S *x, int64_t images, int64_t height, int64_t width,           \
-                              int64_t channels, int64_t stride, const A *scale, const A *shift,    \
-                              S *out, uint8_t *taps, int threads) {                                \
-    pool<S, A>(x, {images, height, width, channels, stride}, scale, shift, out, taps, threads);    \
+  extern "C" void pool_##NAME(int64_t rows, int64_t channels, const S *x, int64_t height,          \
+                              int64_t width, int64_t stride, const double *mean,                   \
+                              const double *inverse, const A *weight, const A *bias, S *out,       \
+                              uint8_t *taps, int threads) {                                        \
+    pool<S, A>(x, Grid::of_output(rows, height, width, channels, stride),                          \
+               Affine<A>(mean, inverse, weight, bias, channels), out, taps, threads);              \
   }
 #define POOL_BACKWARD(S, NAME)                                                                     \
-  extern "C" void pool_backward_##NAME(const S *grad, const uint8_t *taps, int64_t images,         \
-                                       int64_t height, int64_t width, int64_t channels,            \
+  extern "C" void pool_backward_##NAME(int64_t rows, int64_t channels, const S *grad,              \
+                                       const uint8_t *taps, int64_t height, int64_t width,         \
                                        int64_t stride, S *grad_x, int threads) {                   \
-    pool_backward<S>(grad, taps, {images, height, width, channels, stride}, grad_x, threads);      \
+    pool_backward<S>(grad, taps, {rows / (height * width), height, width, channels, stride},       \
+                     grad_x, threads);                                                             \
   }
 
 POOL(float, float, f32)

@@ -1,4 +1,4 @@
-"""The CPU's backend: C++ kernels, spikes as bytes, channels-last memory, static images once.
+"""The backend of our kernels, on CPUs and GPUs: spikes as bytes, channels-last memory.
 
 Shapes: T timesteps, B batch, C channels, H W grid.
 """
@@ -9,22 +9,27 @@ import torch
 from torch import nn
 
 from trainables.model.backends import Synapses, TorchBackend
-from trainables.model.fused import Firing, fire, normalise, pool, statistics
+from trainables.model.fused import Firing, fire, normalise, pool, statistics, wide_dtype
 from trainables.model.neurons import TAU, SpikingNeuron
 from trainables.model.spikes import SpikeTensor
 from trainables.model.synapses import convolve
 
 
-class CppBackend(TorchBackend):
-    """The same results as plain torch up to rounding, on the CPU.
+class FusedBackend(TorchBackend):
+    """The same results as plain torch up to rounding; batch norm and neuron in one pass.
 
-    Batch norms that are not torch's own (synchronised ones, hooked ones) and fp16 are left to
-    torch; neurons after them are still ours.
+    Batch norms that are not torch's own (synchronised ones, hooked ones) and half precisions
+    without kernels are left to torch; neurons after them are still ours. Of a static image the
+    first convolution is computed once.
     """
+
+    def __init__(self, *halves: torch.dtype) -> None:
+        """Half precisions that there are kernels for."""
+        self._halves = halves
 
     def convolve(self, conv: Synapses, x_TBCHW: torch.Tensor) -> torch.Tensor:
         """Currents `[T,B,C',H,W]`; of a static image one timestep is computed."""
-        dtype = _compute_dtype(x_TBCHW)
+        dtype = self._compute_dtype(x_TBCHW)
         if dtype is None:
             return super().convolve(conv, x_TBCHW)
         x = x_TBCHW[:1] if is_static(x_TBCHW) else x_TBCHW
@@ -33,7 +38,7 @@ class CppBackend(TorchBackend):
 
     def convolve_all(self, convs: Sequence[Synapses], x_TBCHW: torch.Tensor) -> list[torch.Tensor]:
         """One convolution to all outputs."""
-        dtype = _compute_dtype(x_TBCHW)
+        dtype = self._compute_dtype(x_TBCHW)
         if dtype is None or any(conv.bias is not None for conv in convs):
             return super().convolve_all(convs, x_TBCHW)
         weight = torch.cat([conv.weight for conv in convs])
@@ -45,7 +50,7 @@ class CppBackend(TorchBackend):
         self, norm: nn.BatchNorm2d, x_TBCHW: torch.Tensor, pool_stride: int = 0
     ) -> torch.Tensor:
         """Batch-normalised currents; pooling reads them as they are normalised."""
-        if not _is_plain(norm, x_TBCHW):
+        if not self._is_plain(norm, x_TBCHW):
             return super().normalise(norm, x_TBCHW, pool_stride)
         stats = statistics(norm, x_TBCHW, len(x_TBCHW))
         return normalise(x_TBCHW, norm.weight, norm.bias, stats, pool_stride)
@@ -54,18 +59,17 @@ class CppBackend(TorchBackend):
         self, neuron: SpikingNeuron, x: torch.Tensor, norm: nn.BatchNorm2d | None = None
     ) -> torch.Tensor:
         """Spikes as bytes; batch norm and neuron in one pass."""
-        if norm is not None and not _is_plain(norm, x):
+        if norm is not None and not self._is_plain(norm, x):
             x, norm = super().normalise(norm, x), None
         leak, stats = neuron.leak, None
-        source = x.float() if x.dtype == torch.float16 else x
+        source = x if self._has_kernels(x.dtype) else x.float()
         if norm is not None:
             source = source[:1] if is_static(source) else source
             stats = statistics(norm, source, len(x))
-        rate = 1.0 / TAU if leak is None else float(torch.sigmoid(leak.detach()))
-        how = Firing(len(x), neuron.v_threshold, rate, stats)
+        how = Firing(len(x), neuron.v_threshold, 1.0 / TAU, stats)
         affine = (None, None) if norm is None else (norm.weight, norm.bias)
         spikes = fire(source, *affine, leak, how)
-        if x.dtype == torch.bfloat16:
+        if x.dtype in self._halves:
             # Hooks see float32, as membrane potentials are; gradients go on in half the memory.
             neuron(x, spikes.float())
             return spikes
@@ -77,25 +81,28 @@ class CppBackend(TorchBackend):
             return super().pool(x_TBCHW, stride)
         return pool(x_TBCHW, stride)
 
+    def _has_kernels(self, dtype: torch.dtype) -> bool:
+        return dtype.itemsize > 2 or dtype in self._halves
+
+    def _is_plain(self, norm: nn.BatchNorm2d, x_TBCHW: torch.Tensor) -> bool:
+        is_hooked = norm._forward_hooks or norm._forward_pre_hooks
+        return (
+            type(norm) is nn.BatchNorm2d
+            and not is_hooked
+            and norm.momentum is not None
+            and self._has_kernels(x_TBCHW.dtype)
+            and norm.weight.dtype == wide_dtype(x_TBCHW)
+            and x_TBCHW.numel() > x_TBCHW.shape[2]  # torch has words for a batch of one value
+        )
+
+    def _compute_dtype(self, x: torch.Tensor) -> torch.dtype | None:
+        device = x.device.type
+        if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
+            return x.dtype
+        dtype = torch.get_autocast_dtype(device)
+        return dtype if dtype in self._halves else None
+
 
 def is_static(x: torch.Tensor) -> bool:
     """Whether all timesteps are one in memory."""
     return len(x) > 1 and x.stride(0) == 0
-
-
-def _is_plain(norm: nn.BatchNorm2d, x_TBCHW: torch.Tensor) -> bool:
-    is_hooked = norm._forward_hooks or norm._forward_pre_hooks
-    return (
-        type(norm) is nn.BatchNorm2d
-        and not is_hooked
-        and norm.momentum is not None
-        and x_TBCHW.dtype != torch.float16
-        and x_TBCHW.numel() > x_TBCHW.shape[2]  # torch has words for a batch of one value
-    )
-
-
-def _compute_dtype(x: torch.Tensor) -> torch.dtype | None:
-    if not torch.is_autocast_enabled("cpu") or x.dtype == torch.float64:
-        return x.dtype
-    dtype = torch.get_autocast_dtype("cpu")
-    return dtype if dtype == torch.bfloat16 else None
