@@ -11,6 +11,7 @@ from trainables.model.backends import Backed
 from trainables.model.engines import ENGINES
 from trainables.model.launched import Launched
 from trainables.model.selection import BACKENDS, use_backend
+from trainables.model.spikes import SpikeTensor
 
 # `cuda-emulated` is the backend of GPUs with its kernels' threads run one after the other.
 KERNELS = ("cpp", "cuda-emulated")
@@ -38,3 +39,15 @@ def computed_by(backend: str, model: nn.Module) -> nn.Module:
     train = TrainConfig.model_validate({"neuron_backend": backend})
     assert use_backend(model, train, CPU) == backend
     return model
+
+
+def gradient(x: torch.Tensor) -> torch.Tensor:
+    """What has been propagated back to a tensor."""
+    assert x.grad is not None
+    return x.grad
+
+
+def stood_for(spikes: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """What a backend's spikes stand for."""
+    assert isinstance(spikes, SpikeTensor)
+    return spikes.dense(dtype)

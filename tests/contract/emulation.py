@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,9 +16,11 @@ from trainables.model.compiled import compiler
 from trainables.model.launched import Launch, Module, Run
 
 SHIM = Path(__file__).with_name("cuda_shim.h")
-FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-fno-strict-aliasing", "-Wall", "-Werror")
-FLAGS += ("-Wno-unknown-pragmas", "-Wno-unused-function")
-TYPES = {"i": ctypes.c_int64, "d": ctypes.c_double, "p": ctypes.c_void_p}
+FLAGS = (
+    "-std=c++17", "-O2", "-fPIC", "-shared", "-fno-strict-aliasing", "-Wall", "-Werror",
+    "-Wno-unknown-pragmas", "-Wno-unused-function",
+)  # fmt: skip
+TYPES: dict[str, Any] = {"i": ctypes.c_int64, "d": ctypes.c_double, "p": ctypes.c_void_p}
 PYTHON = {"i": int, "d": float, "p": int}
 
 

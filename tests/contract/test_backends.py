@@ -1,11 +1,12 @@
 """Every backend of the CPU computes what plain torch does: the same list for each."""
 
 import copy
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from backends import KERNELS, computed_by, use_kernels
+from backends import KERNELS, computed_by, gradient, stood_for, use_kernels
 from torch import nn
 from torch.nn import functional as nnf
 
@@ -13,7 +14,7 @@ from trainables.config import EnergyConfig, ModelConfig
 from trainables.energy import EnergyProbe
 from trainables.model import build_model, synapses
 from trainables.model.backends import Synapses
-from trainables.model.fused import Fire, Firing, statistics
+from trainables.model.fused import Firing, fire, statistics
 from trainables.model.neurons import LIFNeuron
 from trainables.model.spikes import SpikeTensor
 from trainables.parallel import SyncedBatchNorm2d
@@ -88,9 +89,8 @@ def outcome(model: nn.Module, x: torch.Tensor, *, train: bool) -> dict[str, torc
 def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
-        torch.testing.assert_close(
-            found[name], value, rtol=1e-8, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        named = partial("{}: {}".format, name)
+        torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10, msg=named)
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -235,12 +235,12 @@ def test_bf16_rounds_operands_and_results_only() -> None:
             patch.setattr(synapses, "DENSE_RATE", rate)
             x = SpikeTensor(spikes, torch.bfloat16).requires_grad_()
             w = weight.clone().requires_grad_()
-            out = synapses.Convolve.apply(x, w, None, torch.bfloat16)
+            out = synapses.convolve(x, w, None, torch.bfloat16)
             out.backward(grad)
-        assert out.dtype == x.grad.dtype == torch.bfloat16
+        assert out.dtype == gradient(x).dtype == torch.bfloat16
         torch.testing.assert_close(out.float(), wanted.detach(), rtol=2**-8, atol=1e-5)
         torch.testing.assert_close(w.grad, rounded.grad, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(x.grad.float(), dense.grad, rtol=2**-8, atol=1e-4)
+        torch.testing.assert_close(gradient(x).float(), dense.grad, rtol=2**-8, atol=1e-4)
 
 
 def gradients(backend: str, precision: torch.dtype | None) -> torch.Tensor:
@@ -287,9 +287,9 @@ def test_neurons_of_half_currents_compute_in_float32(
     for dtype in (precision, torch.float32):
         norm, x = nn.BatchNorm2d(24), currents.to(dtype, copy=True).requires_grad_()
         stats = statistics(norm, x, 4)
-        out = Fire.apply(x, norm.weight, norm.bias, None, Firing(4, 1.0, 0.5, stats))
+        out = fire(x, norm.weight, norm.bias, None, Firing(4, 1.0, 0.5, stats))
         out.backward(grad.to(dtype))
-        found.append((out.dense(torch.float32), x.grad.float(), norm.weight.grad))
+        found.append((stood_for(out, torch.float32), gradient(x).float(), gradient(norm.weight)))
     (half, half_x, half_w), (wide, wide_x, wide_w) = found
     assert torch.equal(half, wide)
     torch.testing.assert_close(half_x, wide_x, rtol=2**-6, atol=2**-8)

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from backends import KERNELS, use_kernels
+from backends import KERNELS, stood_for, use_kernels
 from torch import nn
 from torch.nn import functional as nnf
 
-from trainables.model.fused import Fire, Firing, Normalise, Pool, statistics
+from trainables.model.fused import Firing, fire, normalise, pool, statistics
 from trainables.model.neurons import make_neuron
 from trainables.model.spikes import SpikeTensor
 
@@ -37,9 +37,9 @@ def test_norm_and_neuron_are_torchs(kernels: str, kind: str, channels: int, layo
     stats = statistics(norms[1], xs[1], 3)
     leak = neurons[1].leak
     how = Firing(3, 0.5, 0.5, stats)
-    fast = Fire.apply(xs[1], norms[1].weight, norms[1].bias, leak, how)
+    fast = fire(xs[1], norms[1].weight, norms[1].bias, leak, how)
     fast.backward(grad)
-    assert torch.equal(fast.dense(), plain)
+    assert torch.equal(stood_for(fast), plain)
     torch.testing.assert_close(xs[1].grad, xs[0].grad, rtol=1e-9, atol=1e-12)
     pairs = [*zip(norms[1].parameters(), norms[0].parameters(), strict=True)]
     pairs += zip(neurons[1].parameters(), neurons[0].parameters(), strict=True)
@@ -63,12 +63,13 @@ def test_any_number_of_timesteps(kernels: str, steps: int, is_normed: bool) -> N
     wanted = [
         p.grad.clone() for p in (*norm.parameters(), *neuron.parameters()) if p.grad is not None
     ]
-    norm.zero_grad(), neuron.zero_grad()
+    norm.zero_grad()
+    neuron.zero_grad()
     stats = statistics(norm, xs[1], steps) if is_normed else None
     affine = (norm.weight, norm.bias) if is_normed else (None, None)
-    fast = Fire.apply(xs[1], *affine, neuron.leak, Firing(steps, 1.0, 0.5, stats))
+    fast = fire(xs[1], *affine, neuron.leak, Firing(steps, 1.0, 0.5, stats))
     fast.backward(grad)
-    assert torch.equal(fast.dense(), plain)
+    assert torch.equal(stood_for(fast), plain)
     torch.testing.assert_close(xs[1].grad, xs[0].grad, rtol=1e-9, atol=1e-12)
     found = [p.grad for p in (*norm.parameters(), *neuron.parameters()) if p.grad is not None]
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
@@ -89,9 +90,9 @@ def test_pooling_is_torchs_with_its_ties(
     grad = torch.randn_like(wanted)
     wanted.backward(grad)
     spikes = SpikeTensor(counts, torch.float64).requires_grad_()
-    out = Pool.apply(spikes, stride)
+    out = pool(spikes, stride)
     out.backward(grad)
-    assert torch.equal(out.dense(), wanted.detach())
+    assert torch.equal(stood_for(out), wanted.detach())
     torch.testing.assert_close(spikes.grad, dense.grad, rtol=1e-14, atol=1e-14)
 
 
@@ -110,7 +111,7 @@ def test_normalised_currents_are_pooled_as_torch_does(kernels: str, stride: int)
     grad = torch.randn_like(wanted)
     wanted.backward(grad)
     stats = statistics(norms[1], xs[1], 2)
-    out = Normalise.apply(xs[1], norms[1].weight, norms[1].bias, stats, stride)
+    out = normalise(xs[1], norms[1].weight, norms[1].bias, stats, stride)
     out.backward(grad.unflatten(0, (2, 3)))
     torch.testing.assert_close(out.detach().flatten(0, 1), wanted.detach())
     torch.testing.assert_close(xs[1].grad, xs[0].grad)

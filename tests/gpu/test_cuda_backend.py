@@ -4,12 +4,14 @@ import copy
 import logging
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from backends import gradient, stood_for
 from golden_cases import golden_module, model_config
 from test_backends import CASES, inputs, network
 from test_fused import layouts
@@ -20,7 +22,7 @@ from trainables.config import ModelConfig, TrainConfig
 from trainables.losses import LOSSES
 from trainables.memory import peak_memory_mib, reset_peak_memory
 from trainables.model import build_model, launched
-from trainables.model.fused import Fire, Firing, Normalise, Pool, statistics
+from trainables.model.fused import Firing, fire, normalise, pool, statistics
 from trainables.model.launched import HEADER
 from trainables.model.neurons import make_neuron
 from trainables.model.selection import pick_backend, use_backend
@@ -58,9 +60,8 @@ def outcome(model: nn.Module, x: torch.Tensor, *, train: bool) -> dict[str, torc
 def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
-        torch.testing.assert_close(
-            found[name], value, rtol=1e-8, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        named = partial("{}: {}".format, name)
+        torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10, msg=named)
 
 
 def test_auto_is_cuda_here() -> None:
@@ -120,9 +121,9 @@ def test_norm_and_neuron_are_torchs(kind: str, steps: int, channels: int, layout
     plain.backward(grad)
     stats = statistics(norms[1], xs[1], steps)
     how = Firing(steps, 0.5, 0.5, stats)
-    fast = Fire.apply(xs[1], norms[1].weight, norms[1].bias, neurons[1].leak, how)
+    fast = fire(xs[1], norms[1].weight, norms[1].bias, neurons[1].leak, how)
     fast.backward(grad)
-    assert torch.equal(fast.dense(), plain)
+    assert torch.equal(stood_for(fast), plain)
     torch.testing.assert_close(xs[1].grad, xs[0].grad, rtol=1e-9, atol=1e-12)
     for mine, theirs in zip(norms[1].parameters(), norms[0].parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-9, atol=1e-12)
@@ -141,9 +142,9 @@ def test_neurons_of_half_currents_compute_in_float32(static: bool, precision: to
     for dtype in (precision, torch.float32):
         norm, x = nn.BatchNorm2d(64).to(GPU), currents.to(dtype, copy=True).requires_grad_()
         stats = statistics(norm, x, 4)
-        out = Fire.apply(x, norm.weight, norm.bias, None, Firing(4, 1.0, 0.5, stats))
+        out = fire(x, norm.weight, norm.bias, None, Firing(4, 1.0, 0.5, stats))
         out.backward(grad.to(dtype))
-        found.append((out.dense(torch.float32), x.grad.float(), norm.weight.grad))
+        found.append((stood_for(out, torch.float32), gradient(x).float(), gradient(norm.weight)))
     (half, half_x, half_w), (wide, wide_x, wide_w) = found
     assert torch.equal(half, wide)
     torch.testing.assert_close(half_x, wide_x, rtol=2**-6, atol=2**-8)
@@ -163,8 +164,8 @@ def test_pooling_is_torchs_with_its_ties(channels: int, stride: int) -> None:
     plain = [nnf.max_pool2d(x.flatten(0, 1), 3, stride, 1) for x in (dense, norms[0](normed[0][0]))]
     stats = statistics(norms[1], normed[1][:1], 1)
     fast = [
-        Pool.apply(spikes, stride),
-        Normalise.apply(normed[1][:1], norms[1].weight, norms[1].bias, stats, stride),
+        pool(spikes, stride),
+        normalise(normed[1][:1], norms[1].weight, norms[1].bias, stats, stride),
     ]
     for mine, theirs in zip(fast, plain, strict=True):
         grad = torch.randn_like(theirs)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from spaces.reading import recipe
 from tests.benchmarks import gpu
 from tests.benchmarks.gpu import CASES, Figures, main, measure, rows
 from trainables.config import TrialConfig
@@ -29,7 +30,7 @@ def test_currents_are_those_of_all_layers() -> None:
 
 def test_cases_are_recipes_that_fit_their_precision() -> None:
     for name, batch in CASES.values():
-        assert gpu.recipe(name).train.precision in gpu.DTYPES
+        assert recipe(name).train.precision in gpu.DTYPES
         assert batch > 0
 
 
