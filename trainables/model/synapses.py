@@ -6,13 +6,13 @@ always. Shapes: T timesteps, B batch, K input channels, N output channels, H W g
 channels-last memory.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional as nnf
 
-from trainables.model.compiled import spike_count
 from trainables.model.engines import engine_of
 from trainables.model.fused import channels_last
 from trainables.model.spikes import SpikeTensor
@@ -23,6 +23,10 @@ aten = torch.ops.aten
 LANE = 32
 # Above this mean count a dense product is as fast.
 DENSE_RATE = 0.3
+# A pixel of fewer inputs has so few spikes that finding them takes longer than a dense product,
+# unless there are hardly any; not so in the weight's gradient, where they are found once.
+FEW_INPUTS = 32
+FEW_SHARE = 0.1
 # Dense copies are made for so many bytes of images at a time: what fits in a CPU's caches, and what
 # keeps a GPU busy.
 _CHUNK_BYTES = 2**24
@@ -52,8 +56,9 @@ class Convolve(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             rounded = _rounded(weight, dtype)
             values = _compact(x.counts if isinstance(x, SpikeTensor) else x.to(dtype))
-            sparse = isinstance(x, SpikeTensor) and _is_sparse(values)
-            if sparse:
+            rate = _rate(x)
+            sparse = rate <= DENSE_RATE
+            if rate <= DENSE_RATE * (1.0 if weight.shape[1] >= FEW_INPUTS else FEW_SHARE):
                 out = channels_last(x, len(weight), dtype)
                 _add_rows(values, rounded, bias, out)
             else:
@@ -81,10 +86,11 @@ class Convolve(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None
 
 
-def _is_sparse(counts: torch.Tensor) -> bool:
-    if engine_of(counts).is_dense:  # to ask how many spikes there are would be to wait for them
-        return False
-    return spike_count(counts) <= DENSE_RATE * counts.numel()
+def _rate(x: torch.Tensor) -> float:
+    """Mean count; infinite where no kernel is in proportion to it."""
+    if not isinstance(x, SpikeTensor) or engine_of(x).is_dense:
+        return math.inf  # to ask a GPU how many spikes there are would be to wait for them
+    return x.total() / x.numel()
 
 
 def _compact(x_TBCHW: torch.Tensor) -> torch.Tensor:
