@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from spaces.reading import recipe
-from trainables.config import TrainConfig, TrialConfig
+from trainables.config import ModelConfig, TrainConfig, TrialConfig
 from trainables.cost import total_macs
 from trainables.memory import peak_memory_mib, reset_peak_memory
 from trainables.model import build_model
@@ -199,25 +199,30 @@ class Trial:
         """Train a step."""
         self.optimization.step(self.x, self.y, 1.0)
 
+    def forward(self) -> None:
+        """Pass the batch through the network."""
+        with autocast(self.device, self.train.precision):
+            self.model(self.x)
+
     def wait(self) -> None:
         """Until the device has done all that it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    @torch.no_grad()
-    def current_values(self) -> int:
-        """How many currents there are in all layers."""
-        sizes: list[int] = []
-        hooks = [
-            module.register_forward_hook(lambda _m, _x, out: sizes.append(out.numel()))
-            for module in self.model.modules()
-            if isinstance(module, (Synapses, nn.Linear))
-        ]
-        with autocast(self.device, self.train.precision):
-            self.model(self.x)
-        for hook in hooks:
-            hook.remove()
-        return sum(sizes)
+
+@torch.no_grad()
+def current_values(model: nn.Module, run: Callable[[], object]) -> int:
+    """How many currents there are in all layers when `run` passes a batch through them."""
+    sizes: list[int] = []
+    hooks = [
+        module.register_forward_hook(lambda _m, _x, out: sizes.append(out.numel()))
+        for module in model.modules()
+        if isinstance(module, (Synapses, nn.Linear))
+    ]
+    run()
+    for hook in hooks:
+        hook.remove()
+    return sum(sizes)
 
 
 def measure(
@@ -231,13 +236,28 @@ def measure(
     reset_peak_memory(device)
     times_ms = [timed_ms(trial.step, trial.wait) for _ in range(STEPS)]
     peak_mib = peak_memory_mib(device)
-    values = trial.current_values()
+    values = current_values(trial.model, trial.forward)
     del trial
     dtype = DTYPES[precision]
+    floor = floor_ms(config.model, batch, values, dtype, device)
+    return Figures(statistics.median(times_ms), peak_mib, floor)
+
+
+def floor_ms(
+    model: ModelConfig, batch: int, values: int, dtype: torch.dtype, device: torch.device
+) -> float:
+    """Of a training step: its dense products at the peak, its currents at the bandwidth.
+
+    Args:
+        model: the network.
+        batch: samples.
+        values: of all layers' currents.
+        dtype: of products and currents.
+        device: whose peak and bandwidth are measured.
+    """
     flops_ms, bytes_ms = peaks(dtype, device)
-    products = 6 * batch * total_macs(config.model)  # forward and both gradients, 2 operations each
-    floor_ms = products * flops_ms + _PASSES * values * dtype.itemsize * bytes_ms
-    return Figures(statistics.median(times_ms), peak_mib, floor_ms)
+    products = 6 * batch * total_macs(model)  # forward and both gradients, 2 operations each
+    return products * flops_ms + _PASSES * values * dtype.itemsize * bytes_ms
 
 
 def timed_ms(work: Callable[[], object], wait: Callable[[], None]) -> float:
@@ -251,7 +271,7 @@ def timed_ms(work: Callable[[], object], wait: Callable[[], None]) -> float:
 def peaks(dtype: torch.dtype, device: torch.device) -> tuple[float, float]:
     """Milliseconds of an operation of a large product, and of a byte of a large copy; measured."""
     is_gpu = device.type == "cuda"
-    size, length = (8192, 2**28) if is_gpu else (256, 2**20)
+    size, length = (8192, 2**28) if is_gpu else (1024, 2**25)  # a CPU's caches hold 2^25 floats not
     wait = torch.cuda.synchronize if is_gpu else lambda: None
     torch.backends.cuda.matmul.allow_tf32 = True  # as convolutions in float32 may by default
     a, b = torch.randn(2, size, size, device=device).to(dtype)

@@ -25,7 +25,7 @@ def test_currents_are_those_of_all_layers() -> None:
     trial = gpu.Trial(config, 3, "torch", "float32", torch.device("cpu"))
     embedding = (2 + 4 + 8) * 64 + 16 * 16 + 16 * 4  # the last two at a half and a quarter
     block = (4 * 16 + 32 + 16) * 4
-    assert trial.current_values() == 3 * 2 * (embedding + block) + 3 * 2 * 3
+    assert gpu.current_values(trial.model, trial.forward) == 3 * 2 * (embedding + block) + 3 * 2 * 3
 
 
 def test_cases_are_recipes_that_fit_their_precision() -> None:
