@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from data_sets import write_cifar100
 
 from trainables.cache import CACHE_VARIABLE
+from trainables.data import splits
 from trainables.data.images import read_cifar
 from trainables.data.kept import shared_array
+from trainables.data.splits import TensorSplit
 from trainables.data_cards import CARDS
 
 NUMBERS = np.arange(24, dtype=np.uint8).reshape(4, 6)
@@ -98,3 +101,26 @@ def test_other_files_are_other_images(tmp_path: Path) -> None:
     train.write_bytes(test.read_bytes())
     again, _, _ = read_cifar(base, card)
     assert len(again) != len(first) or not np.array_equal(again, first)
+
+
+def test_a_small_set_stays_on_the_device() -> None:
+    meta = torch.device("meta")
+    inputs = torch.arange(24, dtype=torch.uint8).reshape(6, 4)
+    labels = torch.arange(6)
+    first, last = (TensorSplit(inputs, labels[:3], rows=torch.arange(i, i + 3)) for i in (0, 3))
+    for split in (first, last):
+        x, _ = split.batch(torch.tensor([0, 2]), meta)
+        assert (x.device, x.shape, x.dtype) == (meta, (2, 4), torch.float32)
+    there = splits.resident(inputs, meta)
+    assert (there.device, there.dtype) == (meta, torch.uint8)
+    assert splits.resident(inputs, meta) is there
+    assert splits.resident(inputs, torch.device("cpu")) is inputs
+    for _ in range(5):
+        splits.resident(torch.zeros(3), meta)
+    assert len(splits._RESIDENT) <= splits.MAX_RESIDENT
+
+
+def test_a_large_set_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "RESIDENT_BYTES", 23)
+    inputs = torch.arange(24, dtype=torch.uint8)
+    assert splits.resident(inputs, torch.device("meta")) is inputs

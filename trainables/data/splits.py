@@ -16,6 +16,11 @@ from trainables.errors import InputError
 Finish = Callable[[torch.Tensor], torch.Tensor]
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
+# Of a data set that stays on the GPU.
+RESIDENT_BYTES = 2**30
+MAX_RESIDENT = 2
+_RESIDENT: dict[tuple[object, ...], tuple[torch.Tensor, torch.Tensor]] = {}
+
 
 class Split(Protocol):
     """Labelled samples that are handed out in batches, wherever they are stored."""
@@ -90,11 +95,28 @@ class TensorSplit:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Some samples as the network takes them; see Split."""
         rows = indices if self.rows is None else self.rows[indices]
-        x = self.finish(self.inputs[rows].to(device))
+        stored = resident(self.inputs, device)
+        x = self.finish(stored[rows.to(stored.device)].to(device))
         if generator is not None:
             for augment in self.augments:
                 x = augment(x, generator)
         return x, self.labels[indices].to(device)
+
+
+def resident(inputs: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Samples where they are used: a small set's stay on the GPU, as they are stored.
+
+    All splits and all trials of a process share the copy; there are at most two, as of data sets.
+    """
+    if device.type == "cpu" or inputs.nbytes > RESIDENT_BYTES:
+        return inputs
+    key = (inputs.data_ptr(), tuple(inputs.shape), inputs.dtype, device)
+    if key not in _RESIDENT:
+        while len(_RESIDENT) >= MAX_RESIDENT:
+            _RESIDENT.pop(next(iter(_RESIDENT)))
+        # the original is kept too: at its address nothing else may come to lie
+        _RESIDENT[key] = (inputs, inputs.to(device))
+    return _RESIDENT[key][1]
 
 
 @dataclass(frozen=True)
