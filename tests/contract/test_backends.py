@@ -78,7 +78,7 @@ def outcome(model: nn.Module, x: torch.Tensor, *, train: bool) -> dict[str, torc
     found: dict[str, torch.Tensor] = {}
     for number, part in enumerate((x, x.flip(0) * 0.7)):
         logits = model(part)
-        target = torch.arange(len(part)) % logits.shape[-1]
+        target = torch.arange(len(part), device=x.device) % logits.shape[-1]
         nnf.cross_entropy(logits.mean(0), target).backward()
         found[f"logits {number}"] = logits.detach()
     found["random"] = torch.rand(3)

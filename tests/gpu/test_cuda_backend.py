@@ -4,7 +4,6 @@ import copy
 import logging
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 from backends import gradient, stood_for
 from golden_cases import golden_module, model_config
-from test_backends import CASES, inputs, network
+from test_backends import CASES, assert_equal, inputs, network, outcome
 from test_fused import layouts
 from torch import nn
 from torch.nn import functional as nnf
@@ -41,27 +40,6 @@ def computed_by(backend: str, model: nn.Module) -> nn.Module:
     train = TrainConfig.model_validate({"neuron_backend": backend})
     assert use_backend(model, train, GPU) == backend
     return model
-
-
-def outcome(model: nn.Module, x: torch.Tensor, *, train: bool) -> dict[str, torch.Tensor]:
-    """Two accumulated passes: logits, gradients, running statistics."""
-    model.train(train)
-    torch.manual_seed(5)  # drop path
-    found: dict[str, torch.Tensor] = {}
-    for number, part in enumerate((x, x.flip(0) * 0.7)):
-        logits = model(part)
-        target = torch.arange(len(part), device=GPU) % logits.shape[-1]
-        nnf.cross_entropy(logits.mean(0), target).backward()
-        found[f"logits {number}"] = logits.detach()
-    found |= {f"grad {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
-    return found | dict(model.named_buffers())
-
-
-def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == wanted.keys()
-    for name, value in wanted.items():
-        named = partial("{}: {}".format, name)
-        torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10, msg=named)
 
 
 def test_auto_is_cuda_here() -> None:
