@@ -149,12 +149,28 @@ def status_command(name: str | None, output: str, runs: Path) -> None:
 
 @click.command("report")
 @click.argument("name")
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["html", "json"]),
+    default="html",
+    show_default=True,
+    help="Write the page and report.json beside it, or print what report.json holds.",
+)
 @runs_option
-def report_command(name: str, runs: Path) -> None:
+def report_command(name: str, output: str, runs: Path) -> None:
     """Write the HTML report of the search NAME."""
-    from search.runner import report_search
+    from search.runner import report_numbers, report_search
 
-    click.echo(str(report_search(*open_recorded(runs, name))))
+    folder = SearchFolder(runs, name)
+    spec, ledger = open_ledger(folder)
+    records, holder = ledger.records, ledger.holder
+    ledger.close()
+    running = holder is not None and holder.alive is not False
+    if output == "json":
+        click.echo(json.dumps(report_numbers(spec, folder, records, running=running), indent=2))
+    else:
+        click.echo(str(report_search(spec, folder, records, running=running)))
 
 
 def best_tree(spec: SearchSpec, name: str, records: list[TrialRecord]) -> dict[str, Any]:

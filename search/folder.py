@@ -1,8 +1,8 @@
 """A search's folder `runs/NAME/`: names, paths and the files a person can read.
 
 `search.yaml` (as given) `resolved.yaml` `manifest.json` `study.db` `trials/00042/` `spool/`
-`report.html`. The ledger (`study.db` unless it is a server's) comes first and holds what the three
-files say, so that they can be written again.
+`report.html` `report.json`. The ledger (`study.db` unless it is a server's) comes first and holds
+what the three files say, so that they can be written again.
 """
 
 import json
@@ -56,6 +56,11 @@ class SearchFolder:
     def report(self) -> Path:
         """The HTML report."""
         return self.path / "report.html"
+
+    @property
+    def report_numbers(self) -> Path:
+        """The report's numbers."""
+        return self.path / "report.json"
 
     @property
     def database(self) -> Path:

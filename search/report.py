@@ -1,16 +1,32 @@
 """One self-contained HTML file that says what a search found and which network to pick."""
 
-import math
+import itertools
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
+from search import report_figures as live_plots
 from search import report_plots as plots
 from search.insight import Insight
 from search.records import TrialRecord
+from search.report_choice import Pick, headline, link, picks_of
+from search.report_data import history, report_tree, spans
+from search.report_figures import Tree, trial_words
 from search.report_insight import insight_section
-from search.report_plots import figure, label, number, quantity, short
-from search.results import ObjectiveLike, pareto, rows, saved_epochs
+from search.report_page import page
+from search.report_parallel import parallel
+from search.report_plots import figure, label, quantity, short
+from search.report_table import (
+    epochs_table,
+    facts,
+    networks,
+    plain_value,
+    rates_table,
+    trials_table,
+)
+from search.results import ObjectiveLike, StoppingCheck, pareto, saved_epochs
 from search.tracking_uri import redact
 from trainables.files import write_atomically
 
@@ -22,6 +38,7 @@ _STATE_WORDS = {
     "running": "have not ended",
 }
 _PICK_SIZE = ("params_m", "sops_g", "firing_rate")
+_MOST_NETWORKS = 6  # lines of firing rates that can be told apart
 
 
 def write_report(
@@ -33,11 +50,15 @@ def write_report(
     full_epochs: int | None = None,
     stopping_note: str = "",
     insight: Insight | None = None,
-) -> None:
-    """Write the report, replacing an older one only when it is complete.
+    check: StoppingCheck | None = None,
+    runs_option: str = "",
+    *,
+    running: bool = False,
+) -> dict[str, Any]:
+    """Write the report and its numbers, replacing older ones only when they are complete.
 
     Args:
-        path: the HTML file.
+        path: the HTML file; the numbers lie beside it as `.json`.
         title: the search's name.
         info: what a reader needs to reproduce it (versions, seed, `command`), shown as given.
         records: every trial.
@@ -45,107 +66,64 @@ def write_report(
         full_epochs: epochs of a trial that is not stopped; None leaves the saving out.
         stopping_note: how often early stopping was wrong, in a sentence.
         insight: what mattered and what to search next; None leaves it out.
+        check: the numbers behind the note.
+        runs_option: what commands need beside the name to find the search.
+        running: whether a driver still runs the search.
+
+    Returns:
+        The numbers that were written.
     """
     front = pareto(records, objectives)
-    picks = _picks(front, objectives)
+    picks = picks_of(front, objectives)
+    live: dict[str, Tree] = {}
     body = [
         f'<p class="eyebrow">Spiketune report · {escape(redact(title))}</p>',
-        f"<h1>{_headline(picks, objectives)}</h1>",
+        f"<h1>{headline(picks, front, objectives)}</h1>",
         f'<p class="lead">{_summary(records, objectives, full_epochs)} {escape(stopping_note)}</p>',
+        _still_running(title, runs_option) if running else "",
         _cards(picks, objectives),
-        _plots(records, objectives, [record.number for _, record in picks]),
-        insight_section(insight) if insight else "",
+        _plots(records, objectives, picks, live),
+        insight_section(insight, live) if insight else "",
+        _effort(records, full_epochs, stopping_note, live),
+        _rates(_chosen(picks, front), live),
         "<h2>All trials</h2>",
         '<p class="lead">Tinted rows: no other trial beats them.</p>' if front else "",
-        _table(records, objectives),
+        trials_table(records, objectives),
         "<h2>How to reproduce</h2>",
-        _facts(info),
+        networks(title, _chosen(picks, front), objectives, runs_option),
+        facts(info),
     ]
-    write_atomically(path, _page(title, "\n".join(body)).encode())
+    words = {r.number: trial_words(r, objectives) for r in records}
+    tree = report_tree(
+        title,
+        info,
+        records,
+        objectives,
+        full_epochs,
+        check,
+        insight,
+        runs_option,
+        running=running,
+    )
+    write_atomically(
+        path.with_suffix(".json"), (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode()
+    )
+    write_atomically(path, page(title, "\n".join(body), live, words).encode())
+    return tree
 
 
-def _page(title: str, body: str) -> str:
-    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+def _still_running(title: str, runs_option: str) -> str:
+    command = escape(redact(f"spiketune report {title}{runs_option}"))
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(redact(title))}</title>\n<style>\n{style}</style></head>\n"
-        f"<body><main>\n{body}\n</main></body></html>\n"
+        '<p class="hint">The search is still running: <code>'
+        f"{command}</code> writes this page anew with what has come in since.</p>"
     )
 
 
-def _picks(
-    front: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]
-) -> list[tuple[str, TrialRecord]]:
-    """Trials worth choosing, with what speaks for each; the first one leads."""
-    if not front:
-        return []
-    found = [(_superlative(objectives[0]), front[0])]
-    if len(objectives) > 1:
-        last = sorted(front, key=lambda r: _signed(r, objectives[1]))[0]
-        found.append(("Best balance", _balanced(front, objectives)))
-        found.append((_superlative(objectives[1]), last))
-    first_of = {record.number: (why, record) for why, record in reversed(found)}
-    return [pick for pick in found if first_of[pick[1].number] == pick]
-
-
-def _superlative(objective: ObjectiveLike) -> str:
-    named = {
-        ("val_top1", "max"): "Most accurate",
-        ("energy_mj", "min"): "Least energy",
-        ("params_m", "min"): "Fewest parameters",
-    }
-    word = "Highest" if objective.mode == "max" else "Lowest"
-    return named.get((objective.metric, objective.mode), f"{word} {label(objective.metric)}")
-
-
-def _signed(record: TrialRecord, objective: ObjectiveLike) -> float:
-    value = record.last[objective.metric]
-    return -value if objective.mode == "max" else value
-
-
-def _balanced(front: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> TrialRecord:
-    """The front's trial nearest to having the best of every objective, each scaled to 0…1."""
-    losses = {r.number: [_signed(r, objective) for objective in objectives] for r in front}
-    lows = [min(column) for column in zip(*losses.values(), strict=True)]
-    highs = [max(column) for column in zip(*losses.values(), strict=True)]
-
-    def distance(record: TrialRecord) -> float:
-        return math.hypot(
-            *(
-                (loss - low) / (high - low)
-                for loss, low, high in zip(losses[record.number], lows, highs, strict=True)
-                if high > low
-            )
-        )
-
-    return min(front, key=lambda r: (distance(r), r.number))
-
-
-def _headline(picks: Sequence[tuple[str, TrialRecord]], objectives: Sequence[ObjectiveLike]) -> str:
-    if not picks:
-        return "No trial has ended with values that can be compared yet."
-    record = picks[0][1]
-    found = " at ".join(quantity(o.metric, record.last[o.metric]) for o in objectives[:2])
-    text = f"Pick trial {_link(record)}: {escape(found)}"
-    if len(picks) < 2:
-        return f"{text}."
-    other = picks[1][1]
-    return f"{text}; or {_link(other)} {escape(_trade(record, other, objectives))}."
-
-
-def _trade(record: TrialRecord, other: TrialRecord, objectives: Sequence[ObjectiveLike]) -> str:
-    """Say what choosing `other` instead changes in the first two objectives."""
-    changes = []
-    for objective in objectives[:2]:
-        old, new = record.last[objective.metric], other.last[objective.metric]
-        noun = label(objective.metric).split(" (")[0].lower()
-        if quantity(objective.metric, 0.0).endswith("%"):
-            changes.append(f"{abs(new - old):.2f} points {'more' if new > old else 'less'} {noun}")
-        elif old:
-            ratio = abs(new - old) / abs(old)
-            changes.append(f"{ratio:.0%} {'more' if new > old else 'less'} {noun}")
-    return "with " + " and ".join(reversed(changes)) if changes else ""
+def _chosen(picks: Sequence[Pick], front: Sequence[TrialRecord]) -> list[Pick]:
+    """The picks, then the rest of the front."""
+    known = {record.number for _, record in picks}
+    return [*picks, *(("", record) for record in front if record.number not in known)]
 
 
 def _summary(
@@ -158,17 +136,18 @@ def _summary(
         for o in objectives
     )
     text = f"Searched for {wanted} in {len(records)} trials" + (f": {parts}." if parts else ".")
-    if full_epochs:
-        spent, full = saved_epochs(records, full_epochs)
-        if full > spent:
-            text += (
-                f" Stopping early left {full - spent:,} of {full:,} epochs out"
-                f" ({(full - spent) / full:.0%})."
-            )
-    return escape(text)
+    return escape(f"{text} {_saving(records, full_epochs)}".rstrip())
 
 
-def _cards(picks: Sequence[tuple[str, TrialRecord]], objectives: Sequence[ObjectiveLike]) -> str:
+def _saving(records: Sequence[TrialRecord], full_epochs: int | None) -> str:
+    spent, full = saved_epochs(records, full_epochs or 0)
+    if full <= spent:
+        return ""
+    left = full - spent
+    return f"Stopping early left {left:,} of {full:,} epochs out ({left / full:.0%})."
+
+
+def _cards(picks: Sequence[Pick], objectives: Sequence[ObjectiveLike]) -> str:
     cards = []
     for why, record in picks:
         shown = " · ".join(quantity(o.metric, record.last[o.metric]) for o in objectives)
@@ -179,11 +158,11 @@ def _cards(picks: Sequence[tuple[str, TrialRecord]], objectives: Sequence[Object
             if m in record.last and m not in names
         ]
         params = "".join(
-            f"<li>{escape(redact(f'{short(k)} {_plain(v)}'))}</li>"
+            f"<li>{escape(redact(f'{short(k)} {plain_value(v)}'))}</li>"
             for k, v in record.params.items()
         )
         cards.append(
-            f'<section class="pick"><h2>{escape(why)}: trial {_link(record)}</h2>'
+            f'<section class="pick"><h2>{escape(why)}: trial {link(record)}</h2>'
             f'<p class="values">{escape(shown)}</p><p>{escape(", ".join(extra))}</p>'
             f"<ul>{params}</ul></section>"
         )
@@ -191,47 +170,157 @@ def _cards(picks: Sequence[tuple[str, TrialRecord]], objectives: Sequence[Object
 
 
 def _plots(
-    records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike], picks: Sequence[int]
+    records: Sequence[TrialRecord],
+    objectives: Sequence[ObjectiveLike],
+    picks: Sequence[Pick],
+    live: dict[str, Tree],
 ) -> str:
     if not picks:
         return ""
-    direction = "rises" if objectives[0].mode == "max" else "falls"
-    curves = figure(
-        "Learning curves",
-        "One line a trial.",
-        plots.learning_curves(records, objectives, picks[0]),
-        _key("best", ("failed", "failed")),
+    best = picks[0][1].number
+    moments = history(records, objectives)
+    live["curves"] = live_plots.learning_curves(records, objectives, best)
+    live["best"] = live_plots.best_so_far(records, objectives, moments)
+    parts = [
+        figure(
+            "Learning curves",
+            "One line a trial.",
+            plots.learning_curves(records, objectives, best),
+            _key("best", ("failed", "failed")),
+            "curves",
+        ),
+        figure(
+            "Best so far",
+            f"The line {'rises' if objectives[0].mode == 'max' else 'falls'} to each new best; "
+            "flat at the end: more trials would add little.",
+            plots.best_so_far(records, objectives),
+            _key("best so far"),
+            "best",
+        ),
+    ]
+    if len(objectives) > 1:
+        live["volume"] = live_plots.volume_so_far(moments)
+        volume = next((m.hypervolume for m in moments[::-1] if m.hypervolume is not None), 0.0)
+        parts.append(
+            figure(
+                "Hypervolume",
+                "What the front dominates, up to the worst value seen of each objective.",
+                f'<p>At the end: <b data-v="{volume!r}">{volume:.4g}</b></p>',
+                "",
+                "volume",
+            )
+        )
+    first = _first_plot(records, objectives, [record.number for _, record in picks], live)
+    progress = "".join(parts[1:])
+    return (
+        f'{first}{parts[0]}<div class="plots">{progress}</div>'
+        f"{_parallel(records, objectives, live)}"
     )
-    progress = figure(
-        "Best so far",
-        f"The line {direction} to each new best; flat at the end: more trials would add little.",
-        plots.best_so_far(records, objectives),
-        _key("best so far"),
-    )
-    first = _first_plot(records, objectives, picks)
-    return f'{first}<div class="plots">{curves}{progress}</div>'
 
 
 def _first_plot(
-    records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike], picks: Sequence[int]
+    records: Sequence[TrialRecord],
+    objectives: Sequence[ObjectiveLike],
+    picks: Sequence[int],
+    live: dict[str, Tree],
 ) -> str:
     nouns = [label(o.metric).split(" (")[0] for o in objectives]
+    if len(objectives) == 1 and not any("params_m" in r.last for r in records):
+        return ""
+    live["front"] = live_plots.trade_off(records, objectives, picks)
     if len(objectives) > 1:
         return figure(
             f"{nouns[0]} against {nouns[1].lower()}",
             "No trial is better than a green one in one respect without being worse in another. "
-            "Trials stopped far below are left out. A point leads to its row.",
+            "Trials stopped far below are left out (a double click shows them). A click on a point "
+            "leads to its row.",
             plots.trade_off(records, objectives, picks),
             _key("Pareto front"),
+            "front",
         )
-    if not any("params_m" in r.last for r in records):
-        return ""
     return figure(
         f"{nouns[0]} against size",
-        "What more parameters buy. A point leads to its row.",
+        "What more parameters buy. A click on a point leads to its row.",
         plots.against_size(records, objectives),
         _key("best"),
+        "front",
     )
+
+
+def _parallel(
+    records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike], live: dict[str, Tree]
+) -> str:
+    tree = parallel(records, objectives)
+    if tree is None:
+        return ""
+    live["parallel"] = tree
+    return figure(
+        "All parameters at once",
+        "One line a trial, from its parameters to what came of them; a name above the plot hides "
+        "or shows its lines.",
+        '<p>The table of <a href="#trials">all trials</a> says the same.</p>',
+        "",
+        "parallel",
+    )
+
+
+def _effort(
+    records: Sequence[TrialRecord],
+    full_epochs: int | None,
+    stopping_note: str,
+    live: dict[str, Tree],
+) -> str:
+    """Where epochs and time went."""
+    if not any(r.epochs for r in records):
+        return ""
+    live["epochs"] = live_plots.epochs_reached(records, full_epochs)
+    live["timeline"] = live_plots.timeline(spans(records))
+    epochs = figure(
+        "Epochs",
+        f"Trials that trained each epoch. {_saving(records, full_epochs)} {stopping_note}".strip(),
+        epochs_table(records),
+        "",
+        "epochs",
+    )
+    timeline = figure(
+        "Timeline",
+        "One bar an attempt of a trial, in as many lanes as ran at once.",
+        '<p>The table of <a href="#trials">all trials</a> has each one\'s attempts and time.</p>',
+        "",
+        "timeline",
+    )
+    return f'<h2>Where epochs and time went</h2><div class="plots">{epochs}{timeline}</div>'
+
+
+def _rates(chosen: Sequence[Pick], live: dict[str, Tree]) -> str:
+    """Firing rates a layer of the chosen networks."""
+    known = [
+        (record.name, record.extra["layer_rates"])
+        for _, record in chosen
+        if record.extra.get("layer_rates")
+    ][:_MOST_NETWORKS]
+    if not known:
+        return ""
+    layers = _layers([list(rates) for _, rates in known])
+    live["rates"] = live_plots.layer_rates(known, layers)
+    return figure(
+        "Firing rates by layer",
+        "Of the networks to choose from, at their last epoch.",
+        rates_table(known, layers),
+        "",
+        "rates",
+    )
+
+
+def _layers(networks: Sequence[list[str]]) -> list[str]:
+    """Every layer once, each after the one that it follows in its own network."""
+    deepest = max(networks, key=len)
+    found = list(deepest)
+    for network in networks:
+        for before, layer in itertools.pairwise(["", *network]):
+            if layer not in found:
+                found.insert(found.index(before) + 1 if before else 0, layer)
+    return found
 
 
 def _key(front: str, *more: tuple[str, str]) -> str:
@@ -241,48 +330,3 @@ def _key(front: str, *more: tuple[str, str]) -> str:
         for colour, text in entries
     )
     return f'<ul class="key">{"".join(items)}</ul>'
-
-
-def _table(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> str:
-    metrics = [o.metric for o in objectives]
-    metrics += [m for m in ("params_m",) if m not in metrics and any(m in r.last for r in records)]
-    keys = list(dict.fromkeys(key for r in records for key in r.params))
-    heads = ["Rank", "Trial", "Ended", "Epochs", *map(label, metrics), *map(short, keys)]
-    cells = "".join(
-        f"<th{' class=text' if head == 'Ended' else ''}>{escape(head)}</th>" for head in heads
-    )
-    lines = []
-    for row in rows(records, objectives):
-        reason = "" if row["reason"] in ("", "completed") else f" ({row['reason']})"
-        shown = [
-            number(m, v, 4) if (v := row["metrics"].get(m)) is not None else "–" for m in metrics
-        ]
-        given = [_plain(row["params"][key]) if key in row["params"] else "–" for key in keys]
-        rest = "".join(f"<td>{escape(redact(text))}</td>" for text in [*shown, *given])
-        lines.append(
-            f'<tr id="t{row["name"]}"{" class=front" if row["on_pareto"] else ""}>'
-            f"<td>{row['rank'] or '–'}</td><td>{row['name']}</td>"
-            f'<td class="text {escape(row["state"])}">{escape(row["state"] + redact(reason))}</td>'
-            f"<td>{row['epochs']}</td>{rest}</tr>"
-        )
-    return (
-        f'<div class="scroll"><table><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
-
-
-def _facts(info: Mapping[str, str]) -> str:
-    entries = []
-    for name, value in info.items():
-        text = escape(redact(str(value)))
-        shown = f"<code>{text}</code>" if name == "command" else text
-        entries.append(f"<dt>{escape(name)}</dt><dd>{shown}</dd>")
-    return f'<dl class="facts">{"".join(entries)}</dl>'
-
-
-def _link(record: TrialRecord) -> str:
-    return f'<a href="#t{record.name}">{record.name}</a>'
-
-
-def _plain(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,6 +1,5 @@
 """The report's part on what mattered and what to search next."""
 
-import math
 from collections.abc import Sequence
 from html import escape
 
@@ -13,8 +12,10 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
-from search.effects import CLEAR, Effect, Group, doubt
+from search.effects import CLEAR, Effect, doubt
 from search.insight import Finding, Insight
+from search.report_effects import effect_plot, importance_bars, middle
+from search.report_figures import Tree
 from search.report_plots import COLOURS, figure, label, svg
 from search.tracking_uri import redact
 from search.wording import printable
@@ -24,18 +25,23 @@ _ROW_IN = 0.3  # height of a bar
 _KEY_CHARS, _VALUE_CHARS = 30, 14
 
 
-def insight_section(insight: Insight) -> str:
-    """Hints, importances and effects as HTML."""
+def insight_section(insight: Insight, live: dict[str, Tree]) -> str:
+    """Hints, importances and effects as HTML.
+
+    Args:
+        insight: what was learnt.
+        live: takes the plots for plotly, by name.
+    """
     hints = "".join(f"<li>{escape(redact(hint.text))}</li>" for hint in insight.hints)
     parts = ["<h2>What mattered</h2>", f'<p class="lead">{escape(insight.basis)}</p>']
     for index, finding in enumerate(insight.objectives):
-        parts.append(_finding(finding, index))
+        parts.append(_finding(finding, index, live))
     if hints:
         parts.append(f'<h2>What to search next</h2><ul class="hints">{hints}</ul>')
     return "".join(parts)
 
 
-def _finding(finding: Finding, index: int) -> str:
+def _finding(finding: Finding, index: int, live: dict[str, Tree]) -> str:
     noun = label(finding.metric).split(" (")[0].lower()
     bars = figure(
         f"Importance for {noun}",
@@ -43,19 +49,18 @@ def _finding(finding: Finding, index: int) -> str:
         _drawn(f"importance{index}", finding),
         '<ul class="key"><li><i style="background: var(--front)"></i>beyond chance</li>'
         '<li><i style="background: var(--stopped)"></i>may be chance</li></ul>',
+        f"importance{index}",
     )
+    live[f"importance{index}"] = importance_bars(finding.importances)
     order = [row.parameter for row in finding.importances]
     effects = sorted(finding.effects, key=lambda e: order.index(e.parameter))
-    plots = "".join(
-        figure(
-            _name(effect.parameter, 2 * _KEY_CHARS),
-            "",
-            _effect(f"effect{index}x{place}", effect, label(finding.metric)),
-            "",
-        )
-        for place, effect in enumerate(effects)
-        if any(group.trials for group in effect.groups)
-    )
+    known = [effect for effect in effects if any(group.trials for group in effect.groups)]
+    plots = ""
+    for place, effect in enumerate(known):
+        name = f"effect{index}x{place}"
+        still = _effect(name, effect, label(finding.metric))
+        plots += figure(_name(effect.parameter, 2 * _KEY_CHARS), "", still, "", name)
+        live[name] = effect_plot(effect, finding.metric)
     return (
         f'{bars}<p class="lead note">Mean {escape(noun)} by a parameter\'s value with its standard '
         "error and the number of trials, whatever the other parameters were:</p>"
@@ -93,7 +98,7 @@ def _drawn(name: str, finding: Finding) -> str:
 def _effect(name: str, effect: Effect, ylabel: str) -> str:
     groups = [group for group in effect.groups if group.trials]
     listed = groups[0].low is None
-    xs = [float(i) for i in range(len(groups))] if listed else [_middle(g, effect) for g in groups]
+    xs = [float(i) for i in range(len(groups))] if listed else [middle(g, effect) for g in groups]
     means = [group.mean or 0.0 for group in groups]
     errors = [group.error or 0.0 for group in groups]
 
@@ -129,11 +134,6 @@ def _effect(name: str, effect: Effect, ylabel: str) -> str:
         axes.set_ylabel(ylabel)
 
     return svg(name, 2.3, draw, width_in=3.4)
-
-
-def _middle(group: Group, effect: Effect) -> float:
-    low, high = group.low or 0.0, group.high or 0.0
-    return math.sqrt(low * high) if effect.log else (low + high) / 2
 
 
 def _name(value: object, num_chars: int) -> str:

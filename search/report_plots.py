@@ -11,7 +11,6 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -62,7 +61,9 @@ _STYLE: Any = {
     "ytick.minor.size": 0,
     "axes.linewidth": 0.8,
 }
-_MAX_CURVE_POINTS = 60
+_MAX_CURVE_POINTS, _LEAST_CURVE_POINTS = 60, 6
+_MAX_POINTS = 4000  # of all curves together: hundreds of trials would make the page heavy
+_MAX_LINKED = 200  # links take more room than their points
 # Room a name takes, as fractions of the axes.
 _NAME_WIDTH, _NAME_HEIGHT = 0.07, 0.07
 
@@ -89,12 +90,21 @@ def short(key: str) -> str:
     return key.rpartition(".")[2].replace("_", " ")
 
 
-def figure(title: str, caption: str, drawing: str, key: str) -> str:
-    """A plot with its title, caption and key as HTML."""
-    drawing = drawing.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
+def figure(title: str, caption: str, still: str, key: str, name: str) -> str:
+    """A plot with its title and caption as HTML.
+
+    Args:
+        title: what it shows.
+        caption: how to read it.
+        still: a drawing or table that is shown until the script has drawn the plot, and printed.
+        key: of the drawing's colours.
+        name: of the plot in the page's data.
+    """
+    still = still.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
     return (
-        f"<figure><h2>{escape(title)}</h2><figcaption>{escape(caption)}</figcaption>{key}"
-        f"{drawing}</figure>"
+        f"<figure><h2>{escape(title)}</h2><figcaption>{escape(caption)}</figcaption>"
+        f'<div class="still">{key}{still}</div>'
+        f'<div class="live" data-plot="{escape(name)}" data-title="{escape(title)}"></div></figure>'
     )
 
 
@@ -144,17 +154,19 @@ def learning_curves(
 ) -> str:
     """The first objective over epochs, one line a trial, coloured by how it ended."""
     metric = objectives[0].metric
+    most = min(_MAX_CURVE_POINTS, max(_LEAST_CURVE_POINTS, _MAX_POINTS // max(1, len(records))))
 
     def draw(axes: Axes) -> None:
         for state, width in (("failed", 0.9), ("stopped", 0.8), ("finished", 1.1)):
-            curves = [_curve(r, metric) for r in records if _drawn_as(r) == state]
-            axes.add_collection(
-                LineCollection(
-                    [curve for curve in curves if len(curve) > 1],
-                    colors=COLOURS[state],
-                    linewidths=width,
-                    alpha=0.55,
-                )
+            curves = [_curve(r, metric, most) for r in records if _drawn_as(r) == state]
+            # One path with gaps: one a curve would repeat its style hundreds of times.
+            joined = [point for curve in curves for point in (*curve, (math.nan, math.nan))]
+            axes.plot(
+                [x for x, _ in joined],
+                [y for _, y in joined],
+                color=COLOURS[state],
+                lw=width,
+                alpha=0.55,
             )
             single = [curve[0] for curve in curves if len(curve) == 1]
             axes.scatter(
@@ -167,7 +179,7 @@ def learning_curves(
             )
         chosen = next((r for r in records if r.number == best_number), None)
         if chosen is not None:
-            curve = _curve(chosen, metric)
+            curve = _curve(chosen, metric, most)
             axes.plot([x for x, _ in curve], [y for _, y in curve], color=COLOURS["front"], lw=2.2)
             if curve:
                 axes.annotate(
@@ -300,7 +312,8 @@ def _scatter(
             alpha=0.65,
             linewidths=0,
         )
-        dots.set_urls([f"#t{r.name}" for r in shown])
+        if len(records) <= _MAX_LINKED:
+            dots.set_urls([f"#t{r.name}" for r in shown])
 
 
 def _drawn_as(record: TrialRecord) -> TrialState:
@@ -308,13 +321,13 @@ def _drawn_as(record: TrialRecord) -> TrialState:
     return "stopped" if record.state == "paused" else record.state
 
 
-def _curve(record: TrialRecord, metric: str) -> list[tuple[float, float]]:
+def _curve(record: TrialRecord, metric: str, most: int) -> list[tuple[float, float]]:
     points = [
         (float(e.epoch), e.metrics[metric])
         for e in record.epochs
         if math.isfinite(e.metrics.get(metric, math.nan))
     ]
-    stride = max(1, -(-len(points) // _MAX_CURVE_POINTS))
+    stride = max(1, -(-len(points) // most))
     return points[:-1:stride] + points[-1:]
 
 
@@ -341,7 +354,13 @@ def svg(name: str, height_in: float, draw: Callable[[Axes], None], width_in: flo
     text = re.sub(r'<g id="[^"]+">', "<g>", text).replace("xlink:href", "href")
     text = text.replace(' id="', f' id="{name}-').replace("url(#", f"url(#{name}-")
     text = re.sub(r'href="#(?!t\d)', f'href="#{name}-', text)
+    text = re.sub(r' (?:d|x|y)="[^"]*"', _rounded, text)
     for variable, colour in COLOURS.items():
         text = text.replace(colour, f"var(--{variable})")
     background = '<rect width="0" height="0"/>'
     return re.sub(r'<path d="[^"]*" style="fill: #ffffff[^"]*"/>', background, text)
+
+
+def _rounded(found: re.Match[str]) -> str:
+    """Coordinates to a tenth of a point: hundreds of curves would make the page heavy."""
+    return re.sub(r"(\.\d)\d+", r"\1", found[0])

@@ -90,6 +90,16 @@ def hypervolume(
     return _volume([loss for loss in losses if all(map(operator.lt, loss, corner))], corner)
 
 
+def worst(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> tuple[float, ...]:
+    """The worst value seen of each objective, a reference point that needs no setting."""
+    found = [value for record in records if (value := values(record, objectives)) is not None]
+    columns = zip(*found, strict=True)
+    return tuple(
+        (min if o.mode == "max" else max)(column)
+        for o, column in zip(objectives, columns, strict=bool(found))
+    )
+
+
 def saved_epochs(records: Sequence[TrialRecord], full_epochs: int) -> tuple[int, int]:
     """Epochs that finished and stopped trials took, and what they take when none is stopped."""
     ended = [record for record in records if record.state in ("finished", "stopped")]

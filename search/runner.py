@@ -17,7 +17,7 @@ from search.first import with_warm_points
 from search.folder import SearchFolder
 from search.recorded import create_ledger, open_ledger
 from search.records import TrialRecord
-from search.results import best, hypervolume, pareto, saved_epochs, stopping_check
+from search.results import best, hypervolume, pareto, saved_epochs, stopping_check, worst
 from search.screening import check_screen
 from search.signals import Interruption, interruption
 from search.study import Ledger
@@ -264,16 +264,63 @@ def _end(director: Director, folder: SearchFolder, tracker: Tracker, *, interrup
     tracker.catch_up(records, partial(trial_files, folder))  # what a full disk refused
     metrics = summary_metrics(spec, records)
     status = "KILLED" if interrupted else "FINISHED"
-    tracker.search_ended(status, metrics, {"report.html": folder.report}, time.time())
+    artifacts = {path.name: path for path in (folder.report, folder.report_numbers)}
+    tracker.search_ended(status, metrics, artifacts, time.time())
 
 
-def report_search(spec: SearchSpec, folder: SearchFolder, records: list[TrialRecord]) -> Path:
-    """Write the HTML report of a search."""
+def report_search(
+    spec: SearchSpec, folder: SearchFolder, records: list[TrialRecord], *, running: bool = False
+) -> Path:
+    """Write the HTML report of a search, and its numbers beside it.
+
+    Args:
+        spec: the search.
+        folder: where it lies.
+        records: its trials.
+        running: whether a driver still runs it.
+    """
     from search.insight import insight
     from search.report import write_report  # matplotlib takes a second to import
 
+    write_report(
+        folder.report,
+        folder.name,
+        _report_info(spec, folder),
+        records,
+        spec.objectives,
+        spec.base_config.train.total_epochs,
+        check_text(records, spec.stopping_metric, spec.stopping_mode),
+        insight(spec, records),
+        stopping_check(records, spec.stopping_metric, spec.stopping_mode),
+        folder.runs_option,
+        running=running,
+    )
+    return folder.report
+
+
+def report_numbers(
+    spec: SearchSpec, folder: SearchFolder, records: list[TrialRecord], *, running: bool = False
+) -> dict[str, Any]:
+    """What `report.json` of a search holds; arguments as of `report_search`."""
+    from search.insight import insight
+    from search.report_data import report_tree
+
+    return report_tree(
+        folder.name,
+        _report_info(spec, folder),
+        records,
+        spec.objectives,
+        spec.base_config.train.total_epochs,
+        stopping_check(records, spec.stopping_metric, spec.stopping_mode),
+        insight(spec, records),
+        folder.runs_option,
+        running=running,
+    )
+
+
+def _report_info(spec: SearchSpec, folder: SearchFolder) -> dict[str, str]:
     manifest = folder.manifest() or {"versions": {}}
-    info = {
+    return {
         "command": f"spiketune search {folder.path.name}/search.yaml --name {folder.name}-again",
         "search": spec.name,
         "recipe": spec.recipe,
@@ -282,11 +329,6 @@ def report_search(spec: SearchSpec, folder: SearchFolder, records: list[TrialRec
         "energy convention": _convention(spec),
         "versions": ", ".join(f"{k} {v}" for k, v in manifest["versions"].items()),
     }
-    full = spec.base_config.train.total_epochs
-    note = check_text(records, spec.stopping_metric, spec.stopping_mode)
-    learnt = insight(spec, records)
-    write_report(folder.report, folder.name, info, records, spec.objectives, full, note, learnt)
-    return folder.report
 
 
 def summary_metrics(spec: SearchSpec, records: list[TrialRecord]) -> dict[str, float]:
@@ -313,17 +355,8 @@ def summary_metrics(spec: SearchSpec, records: list[TrialRecord]) -> dict[str, f
     if len(spec.objectives) > 1:
         modes = [o.mode for o in spec.objectives]
         points = [tuple(r.last[o.metric] for o in spec.objectives) for r in front]
-        metrics["hypervolume"] = hypervolume(points, _reference(spec, records), modes)
+        metrics["hypervolume"] = hypervolume(points, worst(records, spec.objectives), modes)
     return metrics
-
-
-def _reference(spec: SearchSpec, records: list[TrialRecord]) -> tuple[float, ...]:
-    """The worst value seen of each objective, so that the hypervolume needs no setting."""
-    counting = [r for r in records if r.counts]
-    return tuple(
-        (min if o.mode == "max" else max)(r.last[o.metric] for r in counting)
-        for o in spec.objectives
-    )
 
 
 def _convention(spec: SearchSpec) -> str:

@@ -115,7 +115,7 @@ def test_early_stopping_followed_its_rule(finished: Path) -> None:
 
 def test_every_result_carries_what_made_it(finished: Path) -> None:
     folder = finished / "runs" / "tiny"
-    for name in ("search.yaml", "resolved.yaml", "manifest.json", "report.html"):
+    for name in ("search.yaml", "resolved.yaml", "manifest.json", "report.html", "report.json"):
         assert (folder / name).stat().st_size > 0
     for record in records_of(finished):
         assert record.config["train"]["seed"] == 42

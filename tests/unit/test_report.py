@@ -1,3 +1,4 @@
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -59,7 +60,7 @@ def some_trials() -> list[TrialRecord]:
 class Tags(HTMLParser):
     """Balance of the tags and every attribute's value."""
 
-    VOID = frozenset(("meta", "rect", "path", "use", "br"))
+    VOID = frozenset(("meta", "rect", "path", "use", "br", "input"))
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -87,8 +88,19 @@ def written(folder: Path, records: list[TrialRecord], **changes: Any) -> str:
     path = folder / "report.html"
     arguments = {"title": "tiny", "info": {"seed": "0"}, "objectives": ACCURACY_ENERGY} | changes
     write_report(path, records=records, **arguments)
-    assert [p.name for p in folder.iterdir()] == ["report.html"]
+    assert sorted(p.name for p in folder.iterdir()) == ["report.html", "report.json"]
     return path.read_text(encoding="utf-8")
+
+
+def seen(text: str) -> str:
+    """The page without its scripts' texts."""
+    return re.sub(r"(<script[^>]*>).*?(</script>)", r"\1\2", text, flags=re.DOTALL)
+
+
+def page_data(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return dict(json.loads(found[1]))
 
 
 @pytest.mark.parametrize(
@@ -104,11 +116,13 @@ def test_the_file_is_well_formed_and_needs_nothing_else(
     tmp_path: Path, objectives: tuple[Objective, ...], count: int
 ) -> None:
     before = dict(mpl.rcParams)
-    text = written(tmp_path, some_trials()[:count], objectives=objectives)
+    whole = written(tmp_path, some_trials()[:count], objectives=objectives)
     assert dict(mpl.rcParams) == before
+    text = seen(whole)
     tags = Tags(text)
     assert tags.open == []
-    assert not tags.names & {"script", "link", "img", "iframe", "object"}
+    assert not tags.names & {"link", "img", "iframe", "object"}
+    assert not re.search(r"<script[^>]* src", whole)
     addresses = [v or "" for k, v in tags.attributes if k.endswith(("href", "src"))]
     assert all(address.startswith("#") for address in addresses)
     assert "@import" not in text
@@ -166,9 +180,16 @@ def test_everything_a_user_wrote_is_escaped_and_without_secrets(tmp_path: Path) 
         title=evil,
         info={evil: evil, "command": "x --set u=http://me:canary@host"},
     )
-    assert "<script" not in text
+    assert "<script>alert" not in text
+    assert text.count("<script") == text.count("</script>") == 3
     assert "canary" not in text
     assert "&lt;script&gt;" in text
+    numbers = (tmp_path / "report.json").read_text(encoding="utf-8")
+    assert "canary" not in numbers
+    assert json.loads(numbers)["trials"][0]["params"][f"a.{evil}"] == evil
+    assert "<" not in json.dumps(page_data(text)["trials"]["0"]).replace("<b>", "").replace(
+        "</b>", ""
+    ).replace("<br>", "")
 
 
 def test_an_interrupted_write_keeps_the_older_report(

@@ -1,0 +1,248 @@
+"""The numbers of a report: pure functions over the ledger's records."""
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from html import unescape
+from re import sub
+from typing import Any
+
+from search.insight import Insight
+from search.records import Attempt, TrialRecord
+from search.report_choice import headline, picks_of
+from search.results import (
+    ObjectiveLike,
+    StoppingCheck,
+    beats,
+    hypervolume,
+    pareto,
+    rows,
+    saved_epochs,
+    values,
+    worst,
+)
+from search.tracking_uri import redact
+
+STATES = ("finished", "stopped", "paused", "failed", "running")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A search when a trial had ended or paused.
+
+    Attributes:
+        time_s: since the first trial's start.
+        trial: its number.
+        value: of its first objective.
+        best: of the first objective so far.
+        hypervolume: of the front so far; None with one objective.
+    """
+
+    time_s: float
+    trial: int
+    value: float
+    best: float
+    hypervolume: float | None
+
+
+@dataclass(frozen=True)
+class Span:
+    """One attempt's time on a worker.
+
+    Attributes:
+        lane: the first place that was free; the ledger does not name workers.
+        trial: its number.
+        attempt: from 1.
+        of: attempts of the trial.
+        start_s: since the first trial's start.
+        end_s: since then.
+        fate: the trial's state, `failed` for an attempt that was lost.
+        reason: why the attempt, or the trial with it, ended.
+    """
+
+    lane: int
+    trial: int
+    attempt: int
+    of: int
+    start_s: float
+    end_s: float
+    fate: str
+    reason: str
+
+
+def history(
+    records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]
+) -> tuple[Moment, ...]:
+    """Best value and hypervolume over time; the reference is the worst value ever seen."""
+    start_s = min((r.started_s for r in records), default=0.0)
+    reference, modes = worst(records, objectives), [o.mode for o in objectives]
+    better = max if objectives[0].mode == "max" else min
+    ended = sorted(
+        ((_known_s(r), r.number, r) for r in records if values(r, objectives) is not None),
+        key=lambda entry: entry[:2],
+    )
+    moments: list[Moment] = []
+    front: list[TrialRecord] = []
+    volume = None
+    for time_s, number, record in ended:
+        beaten = beats(record, front, objectives)
+        if beaten is not None:
+            gone = {r.number for r in beaten}
+            front = [r for r in front if r.number not in gone] + [record]
+            if len(objectives) > 1:
+                points = [values(r, objectives) or () for r in front]
+                volume = hypervolume(points, reference, modes)
+        value = (values(record, objectives) or ())[0]
+        best = better(value, moments[-1].best) if moments else value
+        moments.append(Moment(time_s - start_s, number, value, best, volume))
+    return tuple(moments)
+
+
+def spans(records: Sequence[TrialRecord]) -> tuple[Span, ...]:
+    """Every attempt as a bar: as many lanes as attempts ever ran at once."""
+    start_s = min((r.started_s for r in records), default=0.0)
+    attempts = sorted(
+        (
+            (attempt.started_s, _end_s(record, place, attempt), record.number, place, record)
+            for record in records
+            for place, attempt in enumerate(_attempts(record))
+        ),
+        key=lambda entry: entry[:4],
+    )
+    free: list[int] = []
+    busy: list[tuple[float, int]] = []
+    found = []
+    for begun_s, end_s, number, place, record in attempts:
+        while busy and busy[0][0] <= begun_s:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        lane = heapq.heappop(free) if free else len(busy)
+        heapq.heappush(busy, (end_s, lane))
+        known = _attempts(record)
+        last = place == len(known) - 1
+        lost = known[place].reason not in ("", "paused")
+        fate = "failed" if lost else record.state if last else "paused"
+        reason = known[place].reason or (record.reason if last else "")
+        found.append(
+            Span(
+                lane,
+                number,
+                place + 1,
+                len(known),
+                begun_s - start_s,
+                end_s - start_s,
+                fate,
+                reason,
+            )
+        )
+    return tuple(found)
+
+
+def epochs_by_state(records: Sequence[TrialRecord]) -> dict[str, int]:
+    """Epochs that the trials of each state took."""
+    counts = {s: sum(len(r.epochs) for r in records if r.state == s) for s in STATES}
+    return {state: count for state, count in counts.items() if count}
+
+
+def retrain_command(search: str, record: TrialRecord, runs_option: str) -> str:
+    """What trains a trial's network again."""
+    return redact(f"spiketune train --from {search}:{record.number}{runs_option}")
+
+
+def report_tree(
+    search: str,
+    info: Mapping[str, str],
+    records: Sequence[TrialRecord],
+    objectives: Sequence[ObjectiveLike],
+    full_epochs: int | None = None,
+    check: StoppingCheck | None = None,
+    insight: Insight | None = None,
+    runs_option: str = "",
+    *,
+    running: bool = False,
+) -> dict[str, Any]:
+    """What `report.json` holds: the report's numbers in full precision, without secrets.
+
+    Args:
+        search: its name.
+        info: what a reader needs to reproduce it.
+        records: every trial.
+        objectives: what was searched for, the first one leading.
+        full_epochs: epochs of a trial that is not stopped; None leaves the saving out.
+        check: how often early stopping was wrong.
+        insight: what mattered; None with too few trials.
+        runs_option: what commands need beside the name to find the search.
+        running: whether a driver still runs it.
+    """
+    front = pareto(records, objectives)
+    picks = picks_of(front, objectives)
+    table = rows(records, objectives)
+    by_number = {row["number"]: row for row in table}
+    for record in records:
+        by_number[record.number] |= {
+            "started_s": record.started_s,
+            "ended_s": record.ended_s,
+            "attempts": [asdict(attempt) for attempt in record.attempts],
+        }
+    spent, full = saved_epochs(records, full_epochs or 0)
+    saved = {"trained": spent, "without_stopping": full, "left_out": full - spent}
+    tree = {
+        "search": search,
+        "running": running,
+        "info": dict(info),
+        "objectives": [{"metric": o.metric, "mode": o.mode} for o in objectives],
+        "headline": unescape(sub(r"<[^>]*>", "", headline(picks, front, objectives))),
+        "picks": [{"why": why, "trial": record.number} for why, record in picks],
+        "pareto": [
+            by_number[record.number]
+            | {
+                "command": retrain_command(search, record, runs_option),
+                "config": record.config,
+                "layer_rates": dict(record.extra.get("layer_rates") or {}),
+            }
+            for record in front
+        ],
+        "epochs": epochs_by_state(records),
+        "savings": saved if full_epochs else None,
+        "stopping_check": None if check is None else asdict(check),
+        "hypervolume_reference": list(worst(records, objectives)),
+        "history": [asdict(moment) for moment in history(records, objectives)],
+        "insight": insight.tree() if insight else None,
+        "trials": table,
+    }
+    shown: dict[str, Any] = _without_secrets(tree, {})
+    return shown
+
+
+def _without_secrets(value: Any, known: dict[str, str]) -> Any:
+    """The tree with no secrets and no infinities; `known` holds texts that were looked at."""
+    if isinstance(value, str):
+        # Each look reads the whole environment, and most texts are keys that come again.
+        return known[value] if value in known else known.setdefault(value, redact(value))
+    if isinstance(value, Mapping):
+        return {
+            _without_secrets(str(key), known): _without_secrets(item, known)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_without_secrets(item, known) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _attempts(record: TrialRecord) -> Sequence[Attempt]:
+    return record.attempts or (Attempt(record.started_s),)
+
+
+def _known_s(record: TrialRecord) -> float:
+    """When it ended, or else was heard of last."""
+    if record.ended_s is not None:
+        return record.ended_s
+    return record.epochs[-1].time_s if record.epochs else record.started_s
+
+
+def _end_s(record: TrialRecord, place: int, attempt: Attempt) -> float:
+    known = _attempts(record)
+    end_s = attempt.ended_s
+    if end_s is None:
+        end_s = _known_s(record) if place == len(known) - 1 else known[place + 1].started_s
+    return max(attempt.started_s, end_s)

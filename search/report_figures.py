@@ -1,0 +1,389 @@
+"""The report's plots for plotly: plain trees whose colours are the page's CSS variables.
+
+What is pointed at is named by `customdata`, a trial's number: the page has its words once.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from search.records import TrialRecord
+from search.report_data import STATES, Moment, Span
+from search.report_plots import label, number, quantity, short
+from search.results import ObjectiveLike, pareto
+from search.tracking_uri import redact
+from search.wording import duration, printable
+from spaces.problems import shorten
+
+Tree = dict[str, Any]
+WORDS = {
+    "finished": "ran to the end",
+    "stopped": "stopped",
+    "paused": "paused",
+    "failed": "failed",
+    "running": "not ended",
+}
+MARKS = {"finished": "circle", "stopped": "triangle-down", "paused": "diamond"}
+_MOST_POINTS = 4_000  # of all learning curves together
+_LEAST_A_CURVE = 6
+_LOG_RATIO = 8
+_MOST_TICKS = 5
+_MOST_SQUEEZED = 3.0
+_LABEL_CHARS = 40
+_HOUR_S = 3600.0
+
+
+def colour(name: str) -> str:
+    """A colour that the page knows, light and dark."""
+    return f"var(--{name})"
+
+
+def plain(value: object, num_chars: int = _LABEL_CHARS) -> str:
+    """A name or value as plotly shows it verbatim: it reads `<` and `&` as markup."""
+    return escape(shorten(redact(printable(value)), num_chars), quote=False)
+
+
+def drawn(traces: Sequence[Any], height: int, **layout: Any) -> Tree:
+    """A figure as a tree; its looks are left to the page."""
+    base: Tree = {
+        # Else plotly.py puts its own template of some kilobytes into every figure.
+        "template": go.layout.Template(),
+        "height": height,
+        "margin": {"l": 56, "r": 14, "t": 30, "b": 46},
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
+    }
+    tree: Tree = go.Figure(list(traces), {**base, **layout}).to_plotly_json()
+    tree["layout"].pop("template", None)
+    return tree
+
+
+def trial_words(record: TrialRecord, objectives: Sequence[ObjectiveLike]) -> str:
+    """What is shown where a trial is pointed at."""
+    why = "" if record.reason in ("", "completed", record.state) else f" ({record.reason})"
+    lines = [printable(f"{record.state}{why}, {len(record.epochs)} epochs")]
+    lines += [
+        f"{printable(label(o.metric).split(' (')[0])} {quantity(o.metric, record.last[o.metric])}"
+        for o in objectives
+        if o.metric in record.last
+    ]
+    lines += [f"{printable(short(k))} {printable(v)}" for k, v in record.params.items()]
+    # Secrets are looked for once a trial: each look reads the whole environment.
+    shown = [shorten(line, 2 * _LABEL_CHARS) for line in redact("\n".join(lines)).split("\n")]
+    return f"<b>{record.name}</b> " + "<br>".join(escape(line, quote=False) for line in shown)
+
+
+def trade_off(
+    records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike], picks: Sequence[int]
+) -> Tree:
+    """The first objective against the second, or against the parameters where there is only one."""
+    y = objectives[0].metric
+    x = objectives[1].metric if len(objectives) > 1 else "params_m"
+    points = {
+        r.number: (r.last[x], r.last[y])
+        for r in records
+        if r.counts and math.isfinite(r.last.get(x, math.nan) + r.last.get(y, math.nan))
+    }
+    front = [r for r in pareto(records, objectives) if r.number in points]
+    front = front if len(objectives) > 1 else front[:1]
+    on_front = {r.number for r in front}
+    traces = _scatters([r for r in records if r.number in points.keys() - on_front], points)
+    line = sorted((points[r.number], r.number) for r in front)
+    is_line = len(objectives) == 2  # a front over more axes is no line in this plane
+    traces.append(
+        go.Scatter(
+            x=[point[0] for point, _ in line],
+            y=[point[1] for point, _ in line],
+            customdata=[n for _, n in line],
+            text=[str(n) if n in picks else "" for _, n in line],
+            textposition="top left",
+            textfont={"color": colour("front")},
+            name="Pareto front" if len(objectives) > 1 else "best",
+            mode="lines+markers+text" if is_line else "markers+text",
+            line={
+                "color": colour("front"),
+                "width": 2,
+                "shape": "hv" if is_line and objectives[1].mode == "min" else "vh",
+            },
+            marker={"size": 11, "line": {"width": 1, "color": colour("panel")}},
+            hovertemplate="%{hovertext}<extra></extra>",
+        )
+    )
+    lows = [px for px, _ in points.values()]
+    log = bool(lows) and 0 < min(lows) < max(lows) / _LOG_RATIO
+    ticks = {"tickvals": log_ticks(min(lows), max(lows))} if log else {}
+    shown = [
+        points[r.number][1]
+        for r in records
+        if r.number in points and (r.state == "finished" or r.number in on_front)
+    ]
+    return drawn(
+        traces,
+        440,
+        xaxis=_axis(label(x), log=log) | ticks,
+        yaxis=_axis(label(y)) | _focus(shown, [y for _, y in points.values()]),
+    )
+
+
+def learning_curves(
+    records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike], best: int | None
+) -> Tree:
+    """The first objective over epochs, coloured by how each trial ended."""
+    metric = objectives[0].metric
+    most = max(_LEAST_A_CURVE, _MOST_POINTS // max(1, len(records)))
+    traces = []
+    for state in (*STATES[::-1], "best"):
+        chosen = [r for r in records if (r.number == best if state == "best" else r.state == state)]
+        xs: list[int | None] = []
+        ys: list[float | None] = []
+        numbers: list[int | None] = []
+        for record in chosen:
+            curve = _curve(record, metric, most)
+            xs += [epoch for epoch, _ in curve] + [None]
+            ys += [value for _, value in curve] + [None]
+            numbers += [record.number] * len(curve) + [None]
+        if any(x is not None for x in xs):
+            traces.append(
+                go.Scatter(
+                    x=xs[:-1],
+                    y=ys[:-1],
+                    customdata=numbers[:-1],
+                    name="best" if state == "best" else WORDS[state],
+                    mode="lines+markers",
+                    opacity=1.0 if state == "best" else 0.55,
+                    line={
+                        "color": colour("front" if state == "best" else state),
+                        "width": 3 if state == "best" else 1.3,
+                    },
+                    marker={"size": 5 if state == "best" else 3},
+                    connectgaps=False,
+                    hovertemplate="epoch %{x}: <b>%{y}</b><br>%{hovertext}<extra></extra>",
+                )
+            )
+    return drawn(traces, 380, xaxis=_axis("Epoch"), yaxis=_axis(label(metric)))
+
+
+def best_so_far(
+    records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike], moments: Sequence[Moment]
+) -> Tree:
+    """The first objective's best value over the time at which trials ended."""
+    unit_s, unit = _unit(moments[-1].time_s if moments else 0.0)
+    points = {m.trial: (m.time_s / unit_s, m.value) for m in moments}
+    by_number = {r.number: r for r in records}
+    traces = _scatters([by_number[m.trial] for m in moments], points)
+    traces.append(_steps(moments, unit_s, [m.best for m in moments], "best so far"))
+    shown = [m.value for m in moments if by_number[m.trial].state == "finished"]
+    return drawn(
+        traces,
+        380,
+        xaxis=_axis(f"Time since the start ({unit})"),
+        yaxis=_axis(label(objectives[0].metric)) | _focus(shown, [m.value for m in moments]),
+    )
+
+
+def volume_so_far(moments: Sequence[Moment]) -> Tree:
+    """The hypervolume of the Pareto front over time."""
+    unit_s, unit = _unit(moments[-1].time_s if moments else 0.0)
+    volumes = [m.hypervolume for m in moments]
+    traces = [_steps(moments, unit_s, volumes, "hypervolume", shown_in_legend=False)]
+    return drawn(
+        traces, 380, xaxis=_axis(f"Time since the start ({unit})"), yaxis=_axis("Hypervolume")
+    )
+
+
+def epochs_reached(records: Sequence[TrialRecord], full_epochs: int | None) -> Tree:
+    """How many trials trained each epoch, by what became of them, and what stopping left out."""
+    longest = max([full_epochs or 0, *(len(r.epochs) for r in records)])
+    epochs = list(range(1, longest + 1))
+    traces = []
+    for state in STATES:
+        lengths = [len(r.epochs) for r in records if r.state == state]
+        if any(lengths):
+            counts = [sum(length >= epoch for length in lengths) for epoch in epochs]
+            traces.append(_bars(epochs, counts, WORDS[state], colour(state)))
+    ended = [len(r.epochs) for r in records if r.state in ("finished", "stopped")]
+    left = [sum(length < epoch for length in ended) for epoch in epochs]
+    if full_epochs and any(left):
+        traces.append(_bars(epochs, left, "left out", colour("grid")))
+    layout = {"barmode": "stack", "bargap": 0.08}
+    return drawn(traces, 340, xaxis=_axis("Epoch"), yaxis=_axis("Trials"), **layout)
+
+
+def timeline(bars: Sequence[Span]) -> Tree:
+    """Every attempt from its start to its end, in as many lanes as ran at once."""
+    unit_s, unit = _unit(max((bar.end_s for bar in bars), default=0.0))
+    traces = []
+    for state in STATES:
+        own = [bar for bar in bars if bar.fate == state]
+        if own:
+            traces.append(
+                go.Bar(
+                    orientation="h",
+                    base=[bar.start_s / unit_s for bar in own],
+                    x=[(bar.end_s - bar.start_s) / unit_s for bar in own],
+                    y=[bar.lane + 1 for bar in own],
+                    customdata=[bar.trial for bar in own],
+                    text=[_attempt_words(bar) for bar in own],
+                    textposition="none",
+                    name=WORDS[state],
+                    marker={
+                        "color": colour(state),
+                        "opacity": 0.8,
+                        "line": {"width": 1, "color": colour("panel")},
+                    },
+                    hovertemplate="%{text}<br>%{hovertext}<extra></extra>",
+                )
+            )
+    lanes = max((bar.lane + 1 for bar in bars), default=1)
+    return drawn(
+        traces,
+        min(640, max(340, 130 + 26 * lanes)),
+        barmode="overlay",
+        bargap=0.15,
+        xaxis=_axis(f"Time since the start ({unit})"),
+        yaxis=_axis("Lane") | {"dtick": max(1, lanes // 8), "autorange": "reversed"},
+    )
+
+
+def layer_rates(chosen: Sequence[tuple[str, Mapping[str, float]]], layers: Sequence[str]) -> Tree:
+    """Firing rates of the chosen networks, one line a network.
+
+    Args:
+        chosen: each network's name and its rates by layer.
+        layers: every layer, in the order of the deepest network.
+    """
+    names = ("front", "finished", "stopped", "paused", "failed", "quiet")
+    traces = [
+        go.Scatter(
+            x=[rates.get(layer) for layer in layers],
+            y=list(range(len(layers))),
+            mode="lines+markers",
+            name=name,
+            line={"color": colour(names[place % len(names)]), "width": 1.5},
+            marker={"size": 7},
+            text=[plain(layer) for layer in layers],
+            hovertemplate="%{text}: <b>%{x}</b>",
+        )
+        for place, (name, rates) in enumerate(chosen)
+    ]
+    return drawn(
+        traces,
+        110 + 22 * len(layers),
+        xaxis=_axis("Spikes a neuron and timestep") | {"rangemode": "tozero"},
+        yaxis=_axis("")
+        | {
+            "tickvals": list(range(len(layers))),
+            "ticktext": [plain(layer, 34) for layer in layers],
+            "autorange": "reversed",
+        },
+    )
+
+
+def _scatters(
+    records: Sequence[TrialRecord], points: Mapping[int, tuple[float, float]]
+) -> list[Any]:
+    """Faint points, one trace a fate."""
+    found = []
+    for state, mark in MARKS.items():
+        own = [r for r in records if r.state == state]
+        if own:
+            found.append(
+                go.Scatter(
+                    x=[points[r.number][0] for r in own],
+                    y=[points[r.number][1] for r in own],
+                    customdata=[r.number for r in own],
+                    mode="markers",
+                    name=WORDS[state],
+                    marker={"symbol": mark, "size": 7, "color": colour(state), "opacity": 0.5},
+                    hovertemplate="%{hovertext}<extra></extra>",
+                )
+            )
+    return found
+
+
+def _steps(
+    moments: Sequence[Moment],
+    unit_s: float,
+    heights: Sequence[float | None],
+    name: str,
+    *,
+    shown_in_legend: bool = True,
+) -> Any:
+    return go.Scatter(
+        x=[m.time_s / unit_s for m in moments],
+        y=list(heights),
+        customdata=[m.trial for m in moments],
+        mode="lines+markers",
+        name=name,
+        showlegend=shown_in_legend,
+        line={"color": colour("front"), "width": 2, "shape": "hv"},
+        marker={"size": 4},
+        hovertemplate="<b>%{y}</b> with<br>%{hovertext}<extra></extra>",
+    )
+
+
+def _bars(xs: Sequence[int], heights: Sequence[int], name: str, fill: str) -> Any:
+    return go.Bar(
+        x=list(xs),
+        y=list(heights),
+        name=name,
+        marker={"color": fill, "opacity": 0.8},
+        hovertemplate="epoch %{x}: %{y} trials",
+    )
+
+
+def _axis(title: str, *, log: bool = False) -> Tree:
+    # Plotly's own format writes 0.0003 mJ as 300μ.
+    tree: Tree = {"title": {"text": plain(title)}, "tickformat": "~g", "automargin": True}
+    return tree | {"type": "log"} if log else tree
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Up to five round values on a logarithmic axis, whose own labels run into each other."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
+        ticks = [tick for tick in ticks if low * 0.8 <= tick <= high * 1.25]
+        if len(ticks) <= _MOST_TICKS:
+            return ticks
+    return ticks[:: -(-len(ticks) // _MOST_TICKS)]
+
+
+def _focus(heights: Sequence[float], every: Sequence[float]) -> Tree:
+    """Show the heights that matter: trials stopped far off would squeeze them to a line."""
+    if not heights or max(heights) <= min(heights):
+        return {}
+    spread = max(heights) - min(heights)
+    if max(every) - min(every) <= _MOST_SQUEEZED * spread:
+        return {}
+    margin = 0.12 * spread
+    return {"range": [min(heights) - margin, max(heights) + margin]}
+
+
+def _curve(record: TrialRecord, metric: str, most: int) -> list[tuple[int, float]]:
+    points = [
+        (e.epoch, e.metrics[metric])
+        for e in record.epochs
+        if math.isfinite(e.metrics.get(metric, math.nan))
+    ]
+    stride = max(1, -(-len(points) // most))
+    return points[:-1:stride] + points[-1:]
+
+
+def _unit(seconds: float) -> tuple[float, str]:
+    return (_HOUR_S, "hours") if seconds > 1.5 * _HOUR_S else (60.0, "minutes")
+
+
+def _attempt_words(bar: Span) -> str:
+    took = duration(bar.end_s - bar.start_s)
+    of = f"attempt {bar.attempt} of {bar.of}, " if bar.of > 1 else ""
+    why = f": {plain(bar.reason)}" if bar.reason and bar.of > 1 else ""
+    return f"{of}{took}{why}"
+
+
+def cell(metric: str, value: float) -> str:
+    """A value in a table: enough digits to tell trials apart."""
+    return number(metric, value, 4)

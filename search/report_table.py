@@ -1,0 +1,167 @@
+"""The report's text parts: all trials, the chosen networks, what is needed to repeat them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import yaml
+
+from search.records import TrialRecord
+from search.report_data import epochs_by_state, retrain_command
+from search.report_figures import WORDS, cell
+from search.report_plots import label, quantity, short
+from search.results import ObjectiveLike, rows
+from search.tracking_uri import redact
+from search.wording import duration
+from trainables.config import flatten
+
+_MOST_CONFIGS = 12
+
+
+def trials_table(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> str:
+    """Every trial, ranked ones first; `data-v` holds what a cell rounds."""
+    metrics = [o.metric for o in objectives]
+    metrics += [m for m in ("params_m",) if m not in metrics and any(m in r.last for r in records)]
+    keys = list(dict.fromkeys(key for r in records for key in r.params))
+    by_number = {r.number: r for r in records}
+    heads = ["Rank", "Trial", "Ended", "Epochs", *map(label, metrics), *map(short, keys)]
+    heads += ["Attempts", "Took"]
+    cells = "".join(
+        f'<th scope="col"{" class=text" if head == "Ended" else ""}>{escape(redact(head))}</th>'
+        for head in heads
+    )
+    lines = []
+    for row in rows(records, objectives):
+        record = by_number[row["number"]]
+        reason = "" if row["reason"] in ("", "completed") else f" ({row['reason']})"
+        shown = [_cell(row["metrics"].get(m), cell_of=m) for m in metrics]
+        given = [_cell(row["params"].get(key)) for key in keys]
+        took = "<td>–</td>"
+        if record.ended_s is not None:
+            seconds = record.ended_s - record.started_s
+            took = f'<td data-v="{seconds!r}">{duration(seconds)}</td>'
+        lines.append(
+            f'<tr id="t{row["name"]}" data-state="{escape(row["state"])}"'
+            f"{' class=front' if row['on_pareto'] else ''}>"
+            f"<td>{row['rank'] or '–'}</td><td>{row['name']}</td>"
+            f'<td class="text {escape(row["state"])}">{escape(row["state"] + redact(reason))}</td>'
+            f"<td>{row['epochs']}</td>{''.join([*shown, *given])}"
+            f"<td>{row['attempt']}</td>{took}</tr>"
+        )
+    return (
+        f'{_tools(records)}<div class="scroll" tabindex="0" role="region" aria-label="All trials">'
+        f'<table id="trials"><thead><tr>{cells}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def epochs_table(records: Sequence[TrialRecord]) -> str:
+    """Epochs by what became of their trials."""
+    lines = "".join(
+        f"<tr><td>{WORDS[state]}</td><td>{sum(r.state == state for r in records)}</td>"
+        f"<td>{count}</td></tr>"
+        for state, count in epochs_by_state(records).items()
+    )
+    heads = "<tr><th>Trials that</th><th>Trials</th><th>Epochs</th></tr>"
+    return f"<table><thead>{heads}</thead><tbody>{lines}</tbody></table>"
+
+
+def rates_table(chosen: Sequence[tuple[str, Mapping[str, float]]], layers: Sequence[str]) -> str:
+    """Firing rates a layer of the chosen networks."""
+    heads = "".join(f"<th>{escape(name)}</th>" for name, _ in chosen)
+    lines = "".join(
+        f'<tr><td class="text">{escape(redact(layer))}</td>'
+        + "".join(_cell(rates.get(layer)) for _, rates in chosen)
+        + "</tr>"
+        for layer in layers
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr><th class="text">Layer</th>{heads}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>"
+    )
+
+
+def networks(
+    search: str,
+    chosen: Sequence[tuple[str, TrialRecord]],
+    objectives: Sequence[ObjectiveLike],
+    runs_option: str,
+) -> str:
+    """What trains each chosen network again, and its exact configuration.
+
+    Args:
+        search: its name.
+        chosen: what speaks for each network, and its trial.
+        objectives: what was searched for.
+        runs_option: what commands need beside the name.
+    """
+    parts = []
+    for place, (why, record) in enumerate(chosen):
+        found = " · ".join(quantity(o.metric, record.last[o.metric]) for o in objectives)
+        command = f"<p><code>{escape(retrain_command(search, record, runs_option))}</code></p>"
+        title = f"Trial {record.name}: {found}" + (f" ({why.lower()})" if why else "")
+        config = _config(record) if place < _MOST_CONFIGS else ""
+        parts.append(
+            f"<details{' open' if not place else ''}><summary>{escape(title)}</summary>{command}"
+            f'<dl class="facts">{_exact(record)}</dl>{config}</details>'
+        )
+    return "".join(parts)
+
+
+def facts(info: Mapping[str, str]) -> str:
+    """What is needed to repeat the search."""
+    entries = []
+    for name, value in info.items():
+        text = escape(redact(str(value)))
+        shown = f"<code>{text}</code>" if name == "command" else text
+        entries.append(f"<dt>{escape(redact(name))}</dt><dd>{shown}</dd>")
+    return f'<dl class="facts">{"".join(entries)}</dl>'
+
+
+def plain_value(value: object) -> str:
+    """A parameter's value for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _exact(record: TrialRecord) -> str:
+    seeds = {k: v for k, v in flatten(record.config).items() if k.rpartition(".")[2] == "seed"}
+    entries = {**record.params, **seeds, "configuration": record.config_hash}
+    return "".join(
+        f"<dt>{escape(redact(key))}</dt><dd>{escape(redact(_repr(value)))}</dd>"
+        for key, value in entries.items()
+    )
+
+
+def _repr(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _config(record: TrialRecord) -> str:
+    if not record.config:
+        return ""
+    text = yaml.safe_dump(json.loads(json.dumps(record.config, default=str)), sort_keys=False)
+    return f"<details><summary>Configuration</summary><pre>{escape(redact(text))}</pre></details>"
+
+
+def _cell(value: object, cell_of: str = "") -> str:
+    if value is None:
+        return "<td>–</td>"
+    if isinstance(value, float):
+        text = cell(cell_of, value) if cell_of else plain_value(value)
+        exact = "" if text == repr(value) else f' data-v="{value!r}"'
+        return f"<td{exact}>{escape(text)}</td>"
+    return f"<td>{escape(redact(plain_value(value)))}</td>"
+
+
+def _tools(records: Sequence[TrialRecord]) -> str:
+    """The filter; hidden until the script runs."""
+    states = [state for state in WORDS if any(r.state == state for r in records)]
+    options = "".join(f"<option>{state}</option>" for state in states)
+    return (
+        '<form class="tools" id="filter" hidden>'
+        '<label>Filter <input type="search" id="words" autocomplete="off" '
+        'placeholder="sdt accuracy>90 lr<0.005"></label>'
+        f'<label>Ended <select id="state"><option value="">all</option>{options}</select></label>'
+        '<label><input type="checkbox" id="best-only"> Pareto front only</label>'
+        '<output id="shown" aria-live="polite"></output></form>'
+    )
