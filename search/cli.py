@@ -8,6 +8,7 @@ import click
 
 from search.cli_calibrate import calibrate_command
 from search.cli_check import check_command
+from search.cli_cluster import cluster_command
 from search.cli_convert import convert_command
 from search.cli_data import data_command
 from search.cli_evaluate import evaluate_command
@@ -83,6 +84,7 @@ for _command in (
     convert_command,
     data_command,
     ui_command,
+    cluster_command,
 ):
     main.add_command(_command)
 
