@@ -41,6 +41,11 @@ def token_auth(file: LaunchFile) -> Iterator[Found]:
             mark = file.find(piece, "RAY_AUTH_MODE")
             yield mark, f"RAY_AUTH_MODE must be token, but got {shown(named[1])}"
     if file.kind == "kuberay":
+        names = {p.key[:-1] for p in file.pieces if p.value == "RAY_AUTH_MODE"}
+        for piece in file.pieces:  # a container's own variable would win
+            if piece.key[-1] == "value" and piece.key[:-1] in names and piece.value != "token":
+                mark = file.mark(piece.start)
+                yield mark, f"RAY_AUTH_MODE must be token, but got {shown(piece.value)}"
         for key, spec in clusters(file):
             options = spec.get("authOptions")
             mode = options.get("mode") if isinstance(options, dict) else None

@@ -55,6 +55,8 @@ BROKEN = [
     ("token-auth", "kuberay.yaml", "mode: token", "mode: disabled", "mode: disabled"),
     ("token-auth", "kuberay.yaml", "  authOptions: {mode: token, secretName: spiketune-token}\n",
      "", "spec:"),
+    ("token-auth", "kuberay.yaml", "{name: RAY_USAGE_STATS_ENABLED, value: \"0\"}",
+     "{name: RAY_AUTH_MODE, value: none}", "none"),
     ("token-file", "aws.yaml", "- chmod 600 ~/.ray/auth_token", "- chmod 600", "ray/auth_token:"),
     ("token-file", "slurm.sh", 'chmod 600 "$RAY_AUTH', '# "$RAY_AUTH', "RAY_AUTH_TOKEN_PATH="),
     ("dashboard-host", "aws.yaml", "--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0", "0.0"),
