@@ -9,7 +9,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: demo test test-gpu lint bench bench-gpu bench-search chaos chaos-mutants clean lock
+.PHONY: demo test test-gpu lint bench bench-gpu bench-search chaos chaos-mutants clean lock wheel
 
 demo: $(STAMP)  ## Search on scikit-learn's digits, ending with leaderboard and report
 	@name=digits-$$(date +%Y%m%d-%H%M%S); \
@@ -50,6 +50,10 @@ chaos-mutants: export OMP_NUM_THREADS ?= 1
 chaos-mutants: $(STAMP)  ## Plant bugs in a copy of the tree; the fault tests must catch each
 	$(BIN)/python tests/chaos/mutants.py
 
+wheel: $(STAMP)  ## dist/: the wheel and the locks that a cluster's machines install
+	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir dist
+	cp requirements.lock cluster/head.lock dist
+
 clean:  ## Remove everything that was built or recorded
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -58,6 +62,9 @@ lock: $(STAMP)  ## Pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra cuda --extra postgres --universal \
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --output-file requirements.lock --quiet
+	$(BIN)/uv pip compile cluster/head.in --constraint requirements.lock --universal \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	  --output-file cluster/head.lock --quiet
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \

@@ -1,10 +1,36 @@
 """What a trial asks Ray for, and how many trials fit at once."""
 
 import math
+import os
 from collections.abc import Mapping
 
 from spaces.schema import Resources
 from trainables.errors import InputError
+
+CAPACITY_VARIABLE = "SPIKETUNE_CAPACITY"
+
+
+def capacity(present: Mapping[str, float]) -> dict[str, float]:
+    """What a cluster has or can grow to: Ray tells of the machines that run already only.
+
+    Args:
+        present: the cluster's resources by Ray's names.
+
+    Raises:
+        InputError: the variable `SPIKETUNE_CAPACITY` is not like `CPU=64,GPU=8`.
+    """
+    found = dict(present)
+    text = os.environ.get(CAPACITY_VARIABLE, "")
+    for part in filter(None, text.split(",")):
+        name, _, amount = part.partition("=")
+        try:
+            value = float(amount)
+        except ValueError:
+            value = math.nan
+        if not name or not 0 <= value < math.inf:
+            raise InputError(f"{CAPACITY_VARIABLE} must be like CPU=64,GPU=8, but got {text!r}")
+        found[name] = max(value, found.get(name, 0.0))
+    return found
 
 
 def trial_processes(resources: Resources) -> int:

@@ -8,9 +8,11 @@ import click
 
 from search.cli_calibrate import calibrate_command
 from search.cli_check import check_command
+from search.cli_cluster import cluster_command
 from search.cli_convert import convert_command
 from search.cli_data import data_command
 from search.cli_evaluate import evaluate_command
+from search.cli_jobs import jobs_command, submit_command
 from search.cli_plan import plan_command
 from search.cli_search import (
     best_command,
@@ -83,6 +85,9 @@ for _command in (
     convert_command,
     data_command,
     ui_command,
+    submit_command,
+    jobs_command,
+    cluster_command,
 ):
     main.add_command(_command)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.connect import ray_session
-from cluster.resources import concurrent_trials, trial_processes, trial_resources
+from cluster.resources import capacity, concurrent_trials, trial_processes, trial_resources
 from search.director import Director, Watcher, trial_files
 from search.first import with_warm_points
 from search.folder import SearchFolder
@@ -212,7 +212,7 @@ def _fit(director: Director, folder: SearchFolder, trainable: "Trainable | None"
     )
 
     spec = director.spec
-    available = ray.cluster_resources()
+    available = capacity(ray.cluster_resources())
     wanted = trial_resources(spec.resources, available)
     processes = trial_processes(spec.resources)
     key = director.ledger.search_id

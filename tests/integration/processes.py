@@ -35,7 +35,7 @@ def ray_node(
     ray = str(Path(sys.executable).with_name("ray"))
     process = subprocess.Popen(
         [ray, "start", "--block", "--node-ip-address=127.0.0.1", *arguments],
-        env={**environment(folder), **(variables or {}), "RAY_AUTH_MODE": "disabled"},
+        env={**environment(folder), "RAY_AUTH_MODE": "disabled", **(variables or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -102,7 +102,7 @@ def test_five_hundred_hostile_names_write_nothing_outside(tmp_path: Path) -> Non
     file = str(tmp_path / "made.yaml")
     commands = (
         ["status"], ["best"], ["report"], ["resume"], ["sync"], ["train", "--from"],
-        ["search", file, "--name"],
+        ["search", file, "--name"], ["submit", file, "--address", "http://127.0.0.1:1", "--name"],
     )  # fmt: skip
     runner = CliRunner()
     for index, name in enumerate(hostile_names(500)):
@@ -110,7 +110,9 @@ def test_five_hundred_hostile_names_write_nothing_outside(tmp_path: Path) -> Non
         if command[0] == "search" and _allowed(name):
             command = ["search", file, "--dry-run", "--name"]
         end = [name] if command[-1].startswith("--") else ["--", name]
-        done = runner.invoke(main, [*command[:1], "--runs", str(runs), *command[1:], *end])
+        # What is submitted has its runs on the cluster.
+        option = [] if command[0] == "submit" else ["--runs", str(runs)]
+        done = runner.invoke(main, [*command[:1], *option, *command[1:], *end])
         refused = done.exit_code in (1, 2) or "--dry-run" in command or name == ""
         assert refused, (command, name, done.output)
         assert "Traceback" not in done.output
@@ -127,7 +129,7 @@ def _allowed(name: str) -> bool:
 
 
 def test_every_command_that_takes_a_name_is_in_that_test() -> None:
-    known = {"status", "best", "report", "resume", "sync", "train", "search"}
+    known = {"status", "best", "report", "resume", "sync", "train", "search", "submit"}
     named = {
         name
         for name, command in main.commands.items()
