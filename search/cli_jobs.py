@@ -1,6 +1,7 @@
 """`spiketune submit` and `spiketune jobs list|logs|stop`."""
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -133,6 +134,8 @@ def _connect(address: str, *, insecure: bool) -> "Jobs":
 
 def _follow(jobs: "Jobs", job: "Job") -> int:
     """Print a job's lines; the exit status that its end stands for."""
+    # Ctrl-C detaches also where whoever started this ignores it, as shells do in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         job = jobs.follow(job, click.echo)
     except KeyboardInterrupt:

@@ -23,7 +23,7 @@ from trainables import checkpoint as checkpoints
 from trainables.loop import TrialRun
 
 LEDGER = ("study.db", "study.db-wal", "study.db-shm", "study.db-changes")
-COPIES = ("manifest.json", "search.yaml", "resolved.yaml", "report.html")
+COPIES = ("manifest.json", "search.yaml", "resolved.yaml", "report.html", "report.json")
 CHECKPOINTS = tuple(f"trials/00003/{n}.safetensors" for n in ("epoch-0002", "epoch-0003", "best"))
 SPOOL = ("spool/events.jsonl", "spool/acked.json", "spool/runs.json")
 EVENTS, SENT = 30, 12

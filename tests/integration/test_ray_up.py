@@ -74,6 +74,7 @@ def filled(folder: Path, user: str, port: int) -> str:
     return re.sub(r"  - >-\n    ~/venv/bin/python -m cluster.tracking_server.*\n.*\n", "", text)
 
 
+@pytest.mark.slow
 def test_the_shipped_file_brings_up_a_cluster_that_asks_for_its_token(tmp_path: Path) -> None:
     sshd, _, _ = program("sshd"), program("rsync"), program("ssh")
     if subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False).returncode:

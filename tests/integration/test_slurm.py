@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from mlflow_server import free_port
 from processes import descendants, kill_all
 from tiny_search import GONE_S, environment, write_space
@@ -22,6 +23,7 @@ HOSTNAME = "#!/bin/sh\necho 127.0.0.1\n"
 SCONTROL = "#!/bin/sh\necho node1\n"
 
 
+@pytest.mark.slow
 def test_a_search_runs_in_an_allocation_and_leaves_nothing(tmp_path: Path) -> None:
     programs, home = tmp_path / "bin", tmp_path / "home"
     programs.mkdir()

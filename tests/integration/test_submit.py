@@ -138,6 +138,7 @@ def test_a_search_runs_as_a_job_and_again_changes_nothing(tmp_path: Path, head: 
     assert CANARY not in logs + done.stdout + json.dumps(jobs)
 
 
+@pytest.mark.slow
 def test_who_submits_may_leave_come_back_and_stop(tmp_path: Path, head: Head) -> None:
     long = ("--name", "long", "--set", "budget.trials=200", "--set", "resources.concurrent=1")
     arguments = ("submit", str(write_space(tmp_path)), *long, "--address", head.address)
