@@ -86,15 +86,33 @@ class Page:
             await asyncio.sleep(0.05)
 
     async def click(self, selector: str) -> None:
+        """Click on an element, wherever it has moved to while plots are drawn around it."""
         found = f"document.querySelector({selector!r})"
-        await self.value(f"{found}.scrollIntoView({{block: 'center', inline: 'center'}})")
-        x, y = await self.value(
-            f"(r => [r.x + r.width / 2, r.y + r.height / 2])({found}.getBoundingClientRect())"
+        await self.value(
+            "window.isHit = false;"
+            f"{found}.addEventListener('click', () => {{ window.isHit = true }}, {{once: true}})"
         )
-        for kind in ("mousePressed", "mouseReleased"):
-            await self.call(
-                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
+        deadline = time.monotonic() + PATIENCE_S
+        while not await self.value("window.isHit"):
+            assert time.monotonic() < deadline, (selector, self.complaints)
+            x, y = await self._resting_place(found)
+            for kind in ("mousePressed", "mouseReleased"):
+                await self.call(
+                    "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
+                )
+
+    async def _resting_place(self, found: str) -> tuple[float, float]:
+        """The middle of an element in view, once it stays where it is."""
+        before: tuple[float, float] | None = None
+        while True:
+            await self.value(f"{found}.scrollIntoView({{block: 'center', inline: 'center'}})")
+            x, y = await self.value(
+                f"(r => [r.x + r.width / 2, r.y + r.height / 2])({found}.getBoundingClientRect())"
             )
+            if (x, y) == before:
+                return x, y
+            before = (x, y)
+            await asyncio.sleep(0.1)  # several frames
 
     async def write(self, text: str) -> None:
         await self.call("Input.insertText", text=text)
