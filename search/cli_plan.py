@@ -54,7 +54,7 @@ def plan_command(
     from cluster.resources import concurrent_trials, trial_resources
     from search.plan import make_plan
     from spaces import load_search_space
-    from trainables.prediction import load
+    from trainables.prediction import fitting, load
 
     spec = load_search_space(file, overrides)
     # Machines with GPUs have CPUs enough, unless it is said otherwise.
@@ -62,16 +62,14 @@ def plan_command(
     available = {"CPU": float(cores), "GPU": gpus}
     wanted = trial_resources(spec.resources, available)
     workers = concurrent_trials(spec.resources, wanted, available)
-    calibration = load(max(1, int(spec.resources.cpus)))
-    if calibration is not None and calibration.precision != spec.base_config.train.precision:
-        calibration = None
+    calibration = fitting(load(max(1, int(spec.resources.cpus))), spec.base_config)
     pace = _pace(spec, calibration, like, runs, on_gpu=wanted["gpu"] > 0.0)
     plan = make_plan(spec, workers, pace, calibration)
     # Rented machines are paid for from beginning to end, whether a trial runs or not.
-    hours = plan.wall_s.times(*(3 * [gpus / SECONDS_AN_HOUR]))
+    hours = plan.wall_s.scaled(gpus / SECONDS_AN_HOUR)
     if output == "json":
         tree = {**asdict(plan), "gpu_hours": asdict(hours) if gpus else None}
-        tree["cost"] = asdict(hours.times(*(3 * [gpu_hour]))) if gpus and gpu_hour else None
+        tree["cost"] = asdict(hours.scaled(gpu_hour)) if gpus and gpu_hour else None
         click.echo(json.dumps(tree, indent=2))
         return
     show(make_console(), spec, plan, hours if gpus else None, gpu_hour)
@@ -125,7 +123,7 @@ def show(
     if gpu_hours is not None:
         rows.append(("GPU-hours", _number(gpu_hours), ""))
         if gpu_hour is not None:
-            rows.append(("cost", _number(gpu_hours.times(*(3 * [gpu_hour]))), ""))
+            rows.append(("cost", _number(gpu_hours.scaled(gpu_hour)), ""))
     for name, text, note in rows:
         console.print(f"  {name:12}{text:34}{note}".rstrip(), highlight=False)
     decisive = [setting for setting in plan.settings if setting.ratio >= _DECISIVE]

@@ -45,9 +45,9 @@ class Interval:
     mid: float
     high: float
 
-    def times(self, low: float, mid: float, high: float) -> "Interval":
-        """Scaled by something uncertain."""
-        return Interval(self.low * low, self.mid * mid, self.high * high)
+    def scaled(self, factor: float, off: float = 1.0) -> "Interval":
+        """Multiplied by a factor that may be so many times smaller or larger."""
+        return Interval(self.low * factor / off, self.mid * factor, self.high * factor * off)
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def make_plan(spec: SearchSpec, workers: int, pace: Pace, calibration: Calibrati
         trials=_interval(trials),
         epochs=_interval(spent),
         full_epochs=float(np.median(trials)) * fmean(epochs),
-        work_s=_interval(work).times(1.0 / off, 1.0, off),
-        wall_s=_interval(wall).times(1.0 / off, 1.0, off),
+        work_s=_interval(work).scaled(1.0, off),
+        wall_s=_interval(wall).scaled(1.0, off),
         pace=pace,
         settings=_settings(spec, pool, [s * n for s, n in zip(seconds, epochs, strict=True)]),
     )

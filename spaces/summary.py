@@ -7,10 +7,9 @@ import numpy as np
 
 from spaces.schema import SearchSpec
 from spaces.space import MAX_LISTED_POINTS
-from trainables.config import TrialConfig
 from trainables.cost import parameter_count, total_macs, training_images
 from trainables.data_cards import CARDS
-from trainables.prediction import Calibration, load, predict_epoch_s, predicted_peak_mib
+from trainables.prediction import Calibration, fitting, load, predict_epoch_s, predicted_peak_mib
 
 NUM_EXAMPLES = 3
 _LOW_SHARE = 0.01
@@ -81,7 +80,7 @@ def _example(
 ) -> dict[str, Any]:
     config = spec.trial_config(params)
     is_sequence = CARDS[config.data.name].is_sequence
-    calibration = _fitting(measured, config)
+    calibration = fitting(measured, config)
     epoch_s = predict_epoch_s(config, training_images(config.data), calibration)
     memory = None if calibration is None else predicted_peak_mib(config, calibration)
     return {
@@ -92,11 +91,6 @@ def _example(
         "cpu_trial_s": epoch_s * config.train.total_epochs,
         "cpu_memory_mib": memory,
     }
-
-
-def _fitting(measured: Calibration | None, config: TrialConfig) -> Calibration | None:
-    """What was measured of this machine, if it was under a trial's conditions."""
-    return measured if measured and measured.precision == config.train.precision else None
 
 
 def _notes(spec: SearchSpec, size: dict[str, Any], measured: Calibration | None) -> list[str]:
@@ -124,7 +118,7 @@ def _notes(spec: SearchSpec, size: dict[str, Any], measured: Calibration | None)
             f"screen scores what promises accuracy and knows nothing of {', '.join(others)}: "
             "it keeps the networks that cost more as well"
         )
-    calibration = _fitting(measured, spec.base_config)
+    calibration = fitting(measured, spec.base_config)
     if calibration is None:
         notes.append(
             "CPU times are rough estimates, good to a factor of two; `spiketune calibrate` "

@@ -76,6 +76,11 @@ def _processor() -> str:
     return next(names, platform.machine())
 
 
+def fitting(measured: Calibration | None, config: TrialConfig) -> Calibration | None:
+    """What was measured of this machine, if it was under a trial's conditions."""
+    return measured if measured and measured.precision == config.train.precision else None
+
+
 def step_work(config: TrialConfig, timesteps: int | None = None) -> dict[str, float]:
     """Amounts of work of one optimisation step, by the names of `TIME_WORK` and `MEMORY_WORK`.
 

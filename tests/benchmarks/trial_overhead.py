@@ -51,10 +51,10 @@ def _note_first_step(times: dict[str, float]) -> None:
         self: Optimization, inputs: torch.Tensor, target: torch.Tensor, share: float
     ) -> torch.Tensor:
         times["first_step_s"] = time.time()
-        Optimization.step = plain  # type: ignore[method-assign]
+        Optimization.step = plain  # type: ignore[method-assign]  # back to what it was
         return plain(self, inputs, target, share)
 
-    Optimization.step = noting  # type: ignore[method-assign]
+    Optimization.step = noting  # type: ignore[method-assign]  # nobody else tells of it
 
 
 class _Quiet:

@@ -254,7 +254,7 @@ class Fire(torch.autograd.Function):
         else:
             layout = by_channel(x)
             grad = by_channel(grads[0].to(x.dtype)).x
-            grad = grad if grad.movedim(2, -1).is_contiguous() else _compact(grad)
+            grad = grad if grad.movedim(2, -1).is_contiguous() else compact(grad)
             grad_x = channels_last(x, x.shape[2])
         engine, wide = engine_of(x), wide_dtype(x)
         parts, parts_rate = engine.num_partials(layout.rows, layout.channels)
@@ -279,7 +279,8 @@ class Fire(torch.autograd.Function):
         return *found, grad_leak, None
 
 
-def _compact(x_TBCHW: torch.Tensor) -> torch.Tensor:
+def compact(x_TBCHW: torch.Tensor) -> torch.Tensor:
+    """The same in channels-last memory without gaps."""
     return x_TBCHW.movedim(2, -1).contiguous().movedim(-1, 2)
 
 
@@ -300,7 +301,7 @@ class Normalise(torch.autograd.Function):
         norm = _norm(stats, weight_C, bias_C, wide_dtype(x))
         taps = None
         if stride:
-            layout = by_channel(_compact(x))
+            layout = by_channel(compact(x))
             out, taps = _pool(layout.x, stride, norm)
         else:
             out = channels_last(x, x.shape[2])
@@ -317,7 +318,7 @@ class Normalise(torch.autograd.Function):
         """Gradients of currents and norm."""
         x, weight_C, _, taps = ctx.saved_tensors
         layout = by_channel(x)
-        grad = _compact(grads[0].to(x.dtype))
+        grad = compact(grads[0].to(x.dtype))
         if taps is not None:
             grad = _unpool(grad, taps, ctx.stride, x.shape)
         engine, rows = engine_of(x), layout.steps * layout.rows
@@ -339,7 +340,7 @@ class Pool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spikes: SpikeTensor, stride: int) -> torch.Tensor:
         """Spikes `[T,B,C,H',W']`."""
-        counts, taps = _pool(_compact(spikes.counts), stride, NO_NORM)
+        counts, taps = _pool(compact(spikes.counts), stride, NO_NORM)
         ctx.shape, ctx.stride = spikes.shape, stride
         ctx.save_for_backward(taps)
         return SpikeTensor(counts, spikes.dtype)
@@ -348,7 +349,7 @@ class Pool(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         """Gradient of the spikes that won."""
         (taps,) = ctx.saved_tensors
-        return _unpool(_compact(grads[0]), taps, ctx.stride, ctx.shape), None
+        return _unpool(compact(grads[0]), taps, ctx.stride, ctx.shape), None
 
 
 def _pool(x_TBCHW: torch.Tensor, stride: int, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,8 +8,6 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-Context = AbstractContextManager[None]
-
 
 class Stack(nn.ModuleList):
     """Blocks one after the other.

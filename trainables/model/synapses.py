@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as nnf
 
 from trainables.model.engines import engine_of
-from trainables.model.fused import channels_last
+from trainables.model.fused import channels_last, compact
 from trainables.model.spikes import SpikeTensor
 
 aten = torch.ops.aten
@@ -55,7 +55,7 @@ class Convolve(torch.autograd.Function):
         """
         with torch.autocast(x.device.type, enabled=False):
             rounded = _rounded(weight, dtype)
-            values = _compact(x.counts if isinstance(x, SpikeTensor) else x.to(dtype))
+            values = compact(x.counts if isinstance(x, SpikeTensor) else x.to(dtype))
             rate = _rate(x)
             sparse = rate <= DENSE_RATE
             if rate <= DENSE_RATE * (1.0 if weight.shape[1] >= FEW_INPUTS else FEW_SHARE):
@@ -73,7 +73,7 @@ class Convolve(torch.autograd.Function):
         """Gradients of input, weight and bias."""
         values, weight = ctx.saved_tensors
         with torch.autocast(weight.device.type, enabled=False):
-            grad = _compact(grads[0])
+            grad = compact(grads[0])
             rounded = _rounded(weight, ctx.dtype)
             grad_x = _input_gradient(grad, rounded) if ctx.needs_input_grad[0] else None
             find = _weight_gradient_sparse if ctx.sparse else _weight_gradient_dense
@@ -91,10 +91,6 @@ def _rate(x: torch.Tensor) -> float:
     if not isinstance(x, SpikeTensor) or engine_of(x).is_dense:
         return math.inf  # to ask a GPU how many spikes there are would be to wait for them
     return x.total() / x.numel()
-
-
-def _compact(x_TBCHW: torch.Tensor) -> torch.Tensor:
-    return x_TBCHW.movedim(2, -1).contiguous().movedim(-1, 2)
 
 
 def _rounded(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -138,7 +134,7 @@ def _product(
 
     if is_dense and len(chunks) == 1:  # a CPU's heap would be scattered by results of many sizes
         found = multiply(images.to(weight.dtype)).to(dtype)
-        return _compact(found.unflatten(0, values.shape[:2]))
+        return compact(found.unflatten(0, values.shape[:2]))
     out = channels_last(values, len(weight), dtype)
     for at in chunks:
         out.flatten(0, 1)[at] = multiply(images[at].to(weight.dtype))
