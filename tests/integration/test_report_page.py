@@ -50,7 +50,7 @@ def trial(number: int) -> TrialRecord:
     )
     if number == 4:
         record = replace(record, params={**record.params, EVIL: EVIL})
-    return replace(record, state=state)  # type: ignore[arg-type]
+    return replace(record, state=state)  # type: ignore[arg-type]  # any state, as text
 
 
 @pytest.fixture(scope="module")
