@@ -261,7 +261,8 @@ class Director:
                 self._end(number, Outcome("finished", "completed"))
             return done
         decision, outcome = self._decide(seen, int(result.get("num_steps", 0)), done=done)
-        self.ledger.report(number, epoch, metrics, rates, outcome, decision.spared)
+        host = str(result.get("hostname", ""))
+        self.ledger.report(number, epoch, metrics, rates, outcome, decision.spared, host)
         record = self.ledger.record(number)
         self._tracker.trial_epoch(number, epoch, metrics, record.epochs[-1].time_s)
         if isinstance(outcome, Pause):

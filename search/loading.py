@@ -275,8 +275,8 @@ class Loader:
             if key != f"{EPOCH_PREFIX}{index:04d}":
                 raise self._damaged(f"trial {trial.number} lacks its epoch {index}")
             metrics = {name: float(value) for name, value in entry["metrics"].items()}
-            spared = entry.get("spared", "")
-            epochs.append(EpochRecord(index, metrics, entry["time_s"], spared))
+            notes = {name: entry.get(name, "") for name in ("spared", "host")}
+            epochs.append(EpochRecord(index, metrics, entry["time_s"], **notes))
             rated = rated or entry["rates"]
         return tuple(epochs), rated
 

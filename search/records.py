@@ -18,12 +18,14 @@ class EpochRecord:
         time_s: when the driver received it, Unix seconds; the tracker keeps this timestamp.
         spared: why the stopping rule would have ended the trial here, had it not been chosen to
             run on as a check of the rule; else empty.
+        host: name of the machine that trained it; empty if unknown.
     """
 
     epoch: int
     metrics: Mapping[str, float]
     time_s: float
     spared: str = ""
+    host: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,11 @@ class TrialRecord:
     def spared(self) -> EpochRecord | None:
         """The epoch at which the stopping rule would have ended it; None if it never would."""
         return next((epoch for epoch in self.epochs if epoch.spared), None)
+
+    @property
+    def hosts(self) -> list[str]:
+        """The machines that trained it, each once, in order."""
+        return list(dict.fromkeys(epoch.host for epoch in self.epochs if epoch.host))
 
     @property
     def has_ended(self) -> bool:

@@ -183,6 +183,7 @@ def report_tree(
             "started_s": record.started_s,
             "ended_s": record.ended_s,
             "attempts": [asdict(attempt) for attempt in record.attempts],
+            "hosts": record.hosts,
         }
     spent, full = saved_epochs(records, full_epochs or 0)
     saved = {"trained": spent, "without_stopping": full, "left_out": full - spent}

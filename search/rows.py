@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session as Transaction
 from search import database
 from search.database import LedgerError
 from search.lease import Lease
-from search.loading import OPTUNA_STATES, params_digest, study_place, trial_place
-from search.records import PAUSED, TrialRecord
+from search.loading import EPOCH_PREFIX, OPTUNA_STATES, params_digest, study_place, trial_place
+from search.records import PAUSED, EpochRecord, TrialRecord
 from search.seal import sealed
 
 
@@ -108,6 +108,15 @@ class Rows:
             key,
             self.seal(number, key, value),
         )
+
+    def set_epoch(
+        self, transaction: Transaction, number: int, epoch: EpochRecord, *, rated: bool
+    ) -> None:
+        """Write an epoch, and whether firing rates came with it."""
+        entry = {"metrics": jsonable(epoch.metrics), "time_s": epoch.time_s, "rates": rated}
+        notes = {"spared": epoch.spared, "host": epoch.host}
+        entry |= {name: note for name, note in notes.items() if note}
+        self.set(transaction, number, f"{EPOCH_PREFIX}{epoch.epoch:04d}", entry)
 
     def set_fact(self, transaction: Transaction, key: str, value: Any) -> None:
         """Replace a fact about the search."""

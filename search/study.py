@@ -25,7 +25,7 @@ from search import database
 from search.database import LedgerError
 from search.founding import DIRECTIONS, found
 from search.lease import Holder, Lease
-from search.loading import CHANGED, EPOCH_PREFIX, SCHEMA, Loaded, find_study, load
+from search.loading import CHANGED, SCHEMA, Loaded, find_study, load
 from search.records import (
     Attempt,
     Outcome,
@@ -41,7 +41,7 @@ from search.records import (
 )
 from search.records import TrialState as OurState
 from search.results import ObjectiveLike
-from search.rows import Rows, jsonable
+from search.rows import Rows
 from search.versions import versions
 
 __all__ = ["DIRECTIONS", "Ledger", "LedgerError"]
@@ -245,6 +245,7 @@ class Ledger:
         layer_rates: Mapping[str, float] | None = None,
         outcome: Outcome | Pause | None = None,
         spared: str = "",
+        host: str = "",
     ) -> bool:
         """Record an epoch once, and in the same transaction what was decided on it.
 
@@ -255,6 +256,7 @@ class Ledger:
             layer_rates: firing rates by layer.
             outcome: how the trial ends with it, or waits from then on.
             spared: as of `EpochRecord`.
+            host: as of `EpochRecord`.
 
         Returns:
             False when that epoch is known already; the ledger keeps the first report.
@@ -262,15 +264,10 @@ class Ledger:
         record = self.preview(number, epoch, metrics, layer_rates)
         if record is None or record.state != "running":
             return False
-        rated = layer_rates is not None
-        time_s = record.epochs[-1].time_s
-        entry = {"metrics": jsonable(metrics), "time_s": time_s, "rates": rated}
-        if spared:
-            entry["spared"] = spared
-            last = replace(record.epochs[-1], spared=spared)
-            record = replace(record, epochs=(*record.epochs[:-1], last))
+        last = replace(record.epochs[-1], spared=spared, host=host)
+        record = replace(record, epochs=(*record.epochs[:-1], last))
         with self._rows.writing() as session:
-            self._rows.set(session, number, f"{EPOCH_PREFIX}{epoch:04d}", entry)
+            self._rows.set_epoch(session, number, last, rated=layer_rates is not None)
             if layer_rates is not None:
                 self._rows.set(session, number, "layer_rates", dict(layer_rates))
             if isinstance(outcome, Pause):

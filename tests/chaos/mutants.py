@@ -94,9 +94,10 @@ BUGS = {
     "two-steps": Bug(
         "an epoch and the decision on it are two transactions",
         "search/director.py",
-        "        self.ledger.report(number, epoch, metrics, rates, outcome, decision.spared)\n",
+        "        self.ledger.report("
+        "number, epoch, metrics, rates, outcome, decision.spared, host)\n",
         "        pause = outcome if isinstance(outcome, Pause) else None\n"
-        "        self.ledger.report(number, epoch, metrics, rates, pause, decision.spared)\n"
+        "        self.ledger.report(number, epoch, metrics, rates, pause, decision.spared, host)\n"
         "        if isinstance(outcome, Outcome):\n"
         "            self.ledger.finish(\n"
         "                number, outcome.state, outcome.reason, outcome.violations\n"

@@ -60,12 +60,12 @@ def test_everything_is_there_after_reopening(url: str, ledger: Ledger) -> None:
     assert again.record(1).state == "running"
 
 
-def test_where_a_trial_was_spared_is_remembered_with_the_epoch(tmp_path: Path) -> None:
+def test_where_a_trial_was_spared_and_trained_is_remembered_with_the_epoch(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     ledger = Ledger.create(url, "s", OBJECTIVES, {})
     number = add(ledger)
     ledger.report(number, 1, {"val_top1": 1.0, "energy_mj": 1.0}, spared="asha@1")
-    ledger.report(number, 2, {"val_top1": 2.0, "energy_mj": 1.0})
+    ledger.report(number, 2, {"val_top1": 2.0, "energy_mj": 1.0}, host="gpu-7")
     known = ledger.record(number)
     ledger.close()
     again = Ledger.open(url, "s", OBJECTIVES).record(number)
@@ -73,6 +73,8 @@ def test_where_a_trial_was_spared_is_remembered_with_the_epoch(tmp_path: Path) -
     assert again.spared == known.epochs[0]
     assert known.epochs[0].spared == "asha@1"
     assert known.epochs[1].spared == ""
+    assert [e.host for e in known.epochs] == ["", "gpu-7"]
+    assert known.hosts == ["gpu-7"]
 
 
 def test_optuna_reads_the_same_values_and_best_trials(url: str, ledger: Ledger) -> None:
