@@ -2,12 +2,14 @@
 
 import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from spaces.schema import Resources
 from trainables.errors import InputError
 
 CAPACITY_VARIABLE = "SPIKETUNE_CAPACITY"
+LOOK_S = 1.0
 
 
 def capacity(present: Mapping[str, float]) -> dict[str, float]:
@@ -90,3 +92,38 @@ def concurrent_trials(
     ]
     most = max(1, math.floor(min(shares) + 1e-9))
     return min(most, resources.concurrent) if resources.concurrent else most
+
+
+class Slots:
+    """How many trials may run now: it follows the cluster as machines come and go."""
+
+    def __init__(
+        self,
+        resources: Resources,
+        wanted: Mapping[str, float],
+        present: Callable[[], Mapping[str, float]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Look at the cluster once.
+
+        Args:
+            resources: the search's `resources` section.
+            wanted: what one trial asks for.
+            present: asks for the cluster's resources by Ray's names.
+            clock: seconds that only go forward.
+        """
+        self._resources = resources
+        self._wanted = wanted
+        self._present = present
+        self._clock = clock
+        self._count = self._look()
+
+    def __call__(self) -> int:
+        """The number as of a moment ago."""
+        if self._clock() - self._seen_s >= LOOK_S:
+            self._count = self._look()
+        return self._count
+
+    def _look(self) -> int:
+        self._seen_s = self._clock()
+        return concurrent_trials(self._resources, self._wanted, capacity(self._present()))

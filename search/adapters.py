@@ -6,6 +6,7 @@ ledger is the state.
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from search.director import WAIT, Director
 from search.retries import HANG, loss_of
 
 _DIRECTORS: dict[str, Director] = {}
+_SLOTS: dict[str, Callable[[], int]] = {}
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -29,14 +31,16 @@ def _is_news(record: logging.LogRecord) -> bool:
 logging.getLogger("ray.tune.tune").addFilter(_is_news)
 
 
-def register(key: str, director: Director) -> None:
-    """Let adapters with this key find their director in this process."""
+def register(key: str, director: Director, slots: Callable[[], int]) -> None:
+    """Let adapters with this key find in this process their director, and how many trials fit."""
     _DIRECTORS[key] = director
+    _SLOTS[key] = slots
 
 
 def unregister(key: str) -> None:
     """Forget a director once its Tuner has ended."""
     _DIRECTORS.pop(key, None)
+    _SLOTS.pop(key, None)
 
 
 def _report(key: str, trial: Trial, result: dict[str, Any]) -> bool:
@@ -52,19 +56,29 @@ def _error_text(trial: Trial) -> str:
 
 
 class LedgerSearcher(Searcher):
-    """Hands the director's assignments to Tune."""
+    """Hands the director's assignments to Tune, as many at once as fit."""
 
     def __init__(self, key: str) -> None:
         """Remember the key only."""
         super().__init__()
         self._key = key
+        self._live: set[str] = set()
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """True: the limit is kept here, for Tune's own is one number for good."""
+        return True
 
     def suggest(self, trial_id: str) -> Any:
         """The next assignment, None for later, or FINISHED."""
+        if len(self._live) >= _SLOTS[self._key]():
+            return None
         assignment = _DIRECTORS[self._key].next_assignment()
         if assignment == WAIT:
             return None
-        return Searcher.FINISHED if assignment is None else assignment.config
+        if assignment is None:
+            return Searcher.FINISHED
+        self._live.add(trial_id)
+        return assignment.config
 
     def on_trial_complete(
         self,
@@ -72,7 +86,8 @@ class LedgerSearcher(Searcher):
         result: dict[str, Any] | None = None,
         error: bool = False,  # noqa: FBT001
     ) -> None:
-        """Nothing: the ledger learnt it from the scheduler."""
+        """Count it no more; what it did the ledger learnt from the scheduler."""
+        self._live.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the state."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.connect import ray_session
-from cluster.resources import capacity, concurrent_trials, trial_processes, trial_resources
+from cluster.resources import Slots, capacity, trial_processes, trial_resources
 from search.director import Director, Watcher, trial_files
 from search.first import with_warm_points
 from search.folder import SearchFolder
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRACKER_CLOSE_S = 30.0
+# Tune waits for machines for this many trials at once; for one at a time unless it is told.
+MOST_PENDING = 10_000
 
 
 @dataclass(frozen=True)
@@ -212,11 +214,10 @@ def _fit(director: Director, folder: SearchFolder, trainable: "Trainable | None"
     )
 
     spec = director.spec
-    available = capacity(ray.cluster_resources())
-    wanted = trial_resources(spec.resources, available)
+    wanted = trial_resources(spec.resources, capacity(ray.cluster_resources()))
     processes = trial_processes(spec.resources)
     key = director.ledger.search_id
-    register(key, director)
+    register(key, director, Slots(spec.resources, wanted, ray.cluster_resources))
     # Tune's own bookkeeping is pickled and not ours to keep: the ledger is the record.
     with tempfile.TemporaryDirectory(prefix="spiketune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
@@ -225,7 +226,7 @@ def _fit(director: Director, folder: SearchFolder, trainable: "Trainable | None"
                 search_alg=LedgerSearcher(key),
                 scheduler=LedgerScheduler(key),
                 num_samples=-1,
-                max_concurrent_trials=concurrent_trials(spec.resources, wanted, available),
+                max_concurrent_trials=MOST_PENDING,  # how many there are is the searcher's
                 reuse_actors=processes == 1,
             ),
             run_config=tune.RunConfig(
