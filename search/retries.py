@@ -12,7 +12,11 @@ BACKOFF_MAX_S = 60.0
 # Lost machines and drivers are not the trial's fault, but nothing goes on for ever.
 MAX_ATTEMPTS = 50
 
-_NODE = re.compile(r"node (?:has died|was terminated|is dead|died)|NodeDiedError|preempted", re.I)
+# Ray's own words, for a trial's error may speak of nodes and preemption too.
+_NODE = re.compile(
+    r"its node has died|actor's node was (?:terminated|preempted)|node it was running on is dead"
+    r"|node preemption|by preemption|NodeDiedError"
+)
 _UNREACHABLE = re.compile(r"ActorUnavailableError|is unavailable:")
 _MEMORY = re.compile(r"running low on memory|OutOfMemoryError")
 _RAISED = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception))\b", re.M)

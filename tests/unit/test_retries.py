@@ -6,6 +6,7 @@ from search.records import Attempt
 from search.retries import BACKOFF_MAX_S, MAX_ATTEMPTS, Loss, backoff_s, loss_of, used_up
 
 DIED = "The actor died unexpectedly before finishing this task.\n\tclass_name: Wrapped\n"
+NODE_DIED = "The actor died because its node has died. Node Id: 12\n"
 
 
 @pytest.mark.parametrize(
@@ -13,6 +14,10 @@ DIED = "The actor died unexpectedly before finishing this task.\n\tclass_name: W
     [
         (DIED + "The actor is dead because its worker process has died.", "worker_lost", True),
         (DIED + "The actor died because its node has died. Node Id: 12", "node_lost", False),
+        (NODE_DIED + "\tthe actor's node was terminated unexpectedly: health", "node_lost", False),
+        (DIED + "\tthe actor's node was preempted: spot", "node_lost", False),
+        ("Task failed because the node it was running on is dead or", "node_lost", False),
+        ("ray::X.train()\nRuntimeError: our node died: preempted", "error RuntimeError", True),
         ("The actor 12 is unavailable: rpc error", "worker_unreachable", False),
         ("Task was killed due to the node running low on memory.", "host_out_of_memory", True),
         ("ray::X.train()\n  File ...\nOSError: [Errno 28] No space left", "error OSError", True),
