@@ -25,6 +25,7 @@ ENDED = (SUCCEEDED, FAILED, STOPPED)
 
 _SEARCH_KEY, _SPEC_KEY = "spiketune.search", "spiketune.spec"
 _STOP_S = 120.0
+_OWN_SERVER = "${MLFLOW_TRACKING_URI:+--set tracking.uri=env:MLFLOW_TRACKING_URI}"
 _LEFT_OUT = (".git", ".venv", "__pycache__", ".*_cache", "runs", "dist", "build", "*.egg-info")
 
 
@@ -104,7 +105,8 @@ class Jobs:
         attempts = sum(job.spec == digest for job in known)
         job_id = f"{base}-{attempts + 1}" if attempts else base
         try:
-            self._start(job_id, spec.name, digest, text, working_dir)
+            tracked = spec.tracking.uri is not None
+            self._start(job_id, spec.name, digest, text, working_dir, tracked=tracked)
         except SpiketuneError as error:
             if "already exists" not in str(error):  # someone else was a moment faster
                 raise
@@ -112,7 +114,14 @@ class Jobs:
         return self.find(job_id), True
 
     def _start(
-        self, job_id: str, name: str, digest: str, text: str, working_dir: Path | None
+        self,
+        job_id: str,
+        name: str,
+        digest: str,
+        text: str,
+        working_dir: Path | None,
+        *,
+        tracked: bool,
     ) -> None:
         with tempfile.TemporaryDirectory(prefix="spiketune-submit-") as scratch:
             folder = Path(scratch) / "job"
@@ -124,7 +133,7 @@ class Jobs:
             answered(
                 self.address,
                 lambda: self._client.submit_job(
-                    entrypoint=entrypoint(name),
+                    entrypoint=entrypoint(name, tracked=tracked),
                     submission_id=job_id,
                     runtime_env={"working_dir": str(folder)},
                     metadata={_SEARCH_KEY: name, _SPEC_KEY: digest},
@@ -248,14 +257,21 @@ def search_text(spec: SearchSpec) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
-def entrypoint(name: str) -> str:
-    """What the head runs; secrets come from a file there, so that no job carries them."""
+def entrypoint(name: str, *, tracked: bool = True) -> str:
+    """What the head runs; secrets come from a file there, so that no job carries them.
+
+    Args:
+        name: the search's.
+        tracked: whether it says itself where MLflow is; else that is the head's server, if any.
+    """
     words = ["python", "-m", "search.cli", "search", SEARCH_FILE, "--resume", "--name", name]
-    command = f"{shlex.join([*words, '--address', 'auto'])} --runs"
+    command = shlex.join([*words, "--address", "auto"])
+    if not tracked:
+        command = f"{command} {_OWN_SERVER}"
     # `exec`: a stop reaches the search itself, once
     return (
         f"set -a; [ ! -f {ENV_FILE} ] || . {ENV_FILE}; set +a; "
-        f'exec {command} "${{SPIKETUNE_RUNS:-$HOME/runs}}"'
+        f'exec {command} --runs "${{SPIKETUNE_RUNS:-$HOME/runs}}"'
     )
 
 

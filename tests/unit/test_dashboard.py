@@ -1,6 +1,7 @@
 """Where a token may be sent, and who answers: real servers that are no cluster."""
 
 import http.server
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,6 +134,22 @@ def test_what_is_sent_is_the_same_search(tmp_path: Path) -> None:
 
 def test_a_name_is_no_command() -> None:
     assert "--name 'a; rm -rf ~'" in entrypoint("a; rm -rf ~")
+
+
+@pytest.mark.parametrize("uri", ["", "http://127.0.0.1:5000"])
+def test_a_job_logs_to_its_head_s_own_server_unless_it_names_another(
+    tmp_path: Path, uri: str
+) -> None:
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    variables["MLFLOW_TRACKING_URI"] = uri
+    option = "--set tracking.uri=env:MLFLOW_TRACKING_URI"
+    for tracked in (False, True):
+        command = ["sh", "-c", entrypoint("mine", tracked=tracked)]
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+        assert (option in done.stdout) == (bool(uri) and not tracked)
+        assert "--runs" in done.stdout
 
 
 def test_lines_are_whole_without_secrets_and_told_once() -> None:
