@@ -3,13 +3,13 @@
 import os
 import secrets
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mlflow_server import free_port
+from postgresql import postgresql
 from sqlalchemy import create_engine, text
 
 from search.database import driver_url
@@ -24,44 +24,10 @@ DIGITS = Path(__file__).parents[2] / "spaces" / "digits.yaml"
 PASSWORD = "canary-" + secrets.token_hex(8)
 
 
-def server_programs() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else None
-
-
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    programs = server_programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL below /usr/lib/postgresql: apt-get install postgresql")
-    as_user = []
-    folder = Path(f"/tmp/stpg{os.getpid()}")
-    folder.mkdir()
-    if os.geteuid() == 0:  # it refuses to run as root
-        as_user = ["runuser", "-u", "postgres", "--"]
-        shutil.chown(folder, "postgres")
-    port = free_port()
-    password = folder / "password"
-    password.write_text(PASSWORD)
-    password.chmod(0o644)
-    initdb = ["--auth=scram-sha-256", "--username=tune", f"--pwfile={password}", "--no-sync"]
-    options = f"-c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -p {port}"
-    control = [*as_user, str(programs / "pg_ctl"), "-D", str(folder / "data"), "-w"]
-    try:
-        done = subprocess.run(
-            [*as_user, str(programs / "initdb"), "-D", str(folder / "data"), *initdb],
-            capture_output=True, text=True, cwd="/", check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        log = str(folder / "log")
-        subprocess.run(
-            [*control, "-l", log, "-o", options, "start"], stdout=subprocess.DEVNULL, cwd="/",
-            check=True,
-        )  # fmt: skip
-        yield f"postgresql://tune:{PASSWORD}@127.0.0.1:{port}/postgres"
-        subprocess.run([*control, "-m", "immediate", "stop"], capture_output=True, check=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def address() -> Iterator[str]:
+    with postgresql(PASSWORD, free_port()) as server:
+        yield f"{server}/postgres"
 
 
 @pytest.fixture
