@@ -17,6 +17,7 @@ from scipy.optimize import nnls
 from trainables.config import ModelConfig, TrainConfig, TrialConfig
 from trainables.memory import MIB, peak_memory_mib, reset_peak_memory, resident_mib
 from trainables.model import build_model
+from trainables.model.arena import trim_arena
 from trainables.model.recompute import set_recompute
 from trainables.model.selection import pick_backend, use_backend
 from trainables.optimization import Optimization
@@ -159,6 +160,7 @@ def _peak() -> Iterator[dict[str, float]]:
     """Measure the peak of resident memory within; empty where the system does not tell."""
     found: dict[str, float] = {}
     if sys.platform == "linux":
+        trim_arena()
         ctypes.CDLL(None).malloc_trim(0)  # what an earlier network left is not to be used again
     before = resident_mib("VmRSS")
     is_reset = reset_peak_memory(CPU)

@@ -21,6 +21,7 @@ from trainables.errors import CheckpointError, InputError, TrialFailedError
 from trainables.memory import peak_memory_mib, reset_peak_memory
 from trainables.mixing import mix
 from trainables.model import build_model
+from trainables.model.arena import trim_arena
 from trainables.model.recompute import set_recompute
 from trainables.model.selection import use_backend
 from trainables.model.timesteps import run_at, shown_in
@@ -84,6 +85,7 @@ class TrialRun:
         use_backend(self.model, config.train, self.device)
         set_recompute(self.model, recompute=config.train.recompute)
         self.optimization = Optimization(self.model, config.train, self.device, world)
+        trim_arena()  # the trial before may have been larger
         reset_peak_memory(self.device)
 
     def step(self) -> tuple[dict[str, float], dict[str, float]]:

@@ -38,10 +38,18 @@ CASES: dict[str, dict[str, Any]] = {
     "spikformer events": EVENTS | {"backbone": "spikformer"},
     "columns": {"timesteps": 12, "block_size": 3, "pooling": "0011"},
 }
-# Every layer adds up rows of weights, or makes dense products, whatever its rate.
-PATHS = {"sparse": 1e9, "dense": -1.0}
-# GPUs make dense products always.
-WAYS = (("cpp", "sparse"), ("cpp", "dense"), ("cuda-emulated", "dense"))
+# Every layer adds up rows of weights, or makes dense products, plain or by points, whatever its
+# rate and size: the rates above which it does, and how many connections repay points.
+PATHS = {"sparse": (1e9, 1e9), "dense": (-1.0, 1e9), "points": (-1.0, 0.0)}
+# GPUs make plain dense products always.
+WAYS = (("cpp", "sparse"), ("cpp", "dense"), ("cpp", "points"), ("cuda-emulated", "dense"))
+
+
+def take(path: str, patch: pytest.MonkeyPatch) -> None:
+    rate, connections = PATHS[path]
+    for name in ("DENSE_RATE", "DENSE_GRADIENT_RATE", "POINTS_RATE"):
+        patch.setattr(synapses, name, rate)
+    patch.setattr(synapses, "FEW_CONNECTIONS", connections)
 
 
 def network(case: str, **fields: Any) -> nn.Module:
@@ -99,7 +107,7 @@ def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
 def test_a_step_is_plain_torchs(
     case: str, backend: str, path: str, train: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(synapses, "DENSE_RATE", PATHS[path])
+    take(path, monkeypatch)
     plain, fast = network(case), network(case)
     computed_by(backend, fast)
     x = inputs(case)
@@ -230,9 +238,9 @@ def test_bf16_rounds_operands_and_results_only() -> None:
     dense = spikes.float().requires_grad_()
     wanted = nnf.conv2d(dense.flatten(0, 1), rounded, padding=1).unflatten(0, (2, 3))
     wanted.backward(grad.float())
-    for rate in PATHS.values():
+    for path in PATHS:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(synapses, "DENSE_RATE", rate)
+            take(path, patch)
             x = SpikeTensor(spikes, torch.bfloat16).requires_grad_()
             w = weight.clone().requires_grad_()
             out = synapses.convolve(x, w, None, torch.bfloat16)

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,23 +51,33 @@ def build(folder: Path) -> Path:
     Raises:
         KernelError: there is no compiler, it fails, or the folder cannot be written.
     """
+    return build_library(folder, "kernels", sorted(SOURCES.glob("*.cpp")), FLAGS, LINK_FLAGS)
+
+
+def build_library(
+    folder: Path,
+    name: str,
+    sources: Sequence[Path],
+    flags: tuple[str, ...],
+    link_flags: tuple[str, ...],
+) -> Path:
+    """Compile sources into a folder, as `build` does."""
     program = compiler()
     if program is None:
         raise KernelError("there is no C++ compiler (g++)")
-    sources = sorted(SOURCES.glob("*.cpp"))
-    library = folder / f"kernels-{_key(program, sources)}.so"
+    library = folder / f"{name}-{_key(program, sources, (*flags, *link_flags))}.so"
     if library.exists():
         return library
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / library.name
-            _run(program, *FLAGS, "-c", *map(str, sources), folder=Path(scratch))
+            _run(program, *flags, "-c", *map(str, sources), folder=Path(scratch))
             objects = [f"{source.stem}.o" for source in sources]
-            _run(program, *LINK_FLAGS, *objects, "-o", str(made), folder=Path(scratch))
+            _run(program, *objects, *link_flags, "-o", str(made), folder=Path(scratch))
             made.replace(library)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise KernelError(f"the kernels cannot be compiled into {folder}: {error}") from error
+        raise KernelError(f"the {name} cannot be compiled into {folder}: {error}") from error
     return library
 
 
@@ -143,8 +154,8 @@ def _library() -> ctypes.CDLL | None:
         return None
 
 
-def _key(program: str, sources: list[Path]) -> str:
-    parts = [program, *FLAGS, *LINK_FLAGS, torch.__version__, platform.machine(), _processor()]
+def _key(program: str, sources: Sequence[Path], flags: tuple[str, ...]) -> str:
+    parts = [program, *flags, torch.__version__, platform.machine(), _processor()]
     digest = hashlib.sha256("\0".join(parts).encode())
     for source in (*sources, *sorted(SOURCES.glob("*.h"))):
         digest.update(source.read_bytes())

@@ -8,6 +8,7 @@ from torch import nn
 
 from trainables.config import TrainConfig
 from trainables.model import compiled, launched
+from trainables.model.arena import use_arena
 from trainables.model.backend_fused import FusedBackend
 from trainables.model.backends import TORCH, Backed, TorchBackend
 
@@ -50,6 +51,8 @@ def use_backend(model: nn.Module, train: TrainConfig, device: torch.device) -> s
         The backend's name, as `pick_backend` has it.
     """
     picked = pick_backend(train, device)
+    if picked == "cpp":
+        use_arena()
     backend = BACKENDS[picked]()
     for module in model.modules():
         if isinstance(module, Backed):

@@ -2,8 +2,8 @@
 
 On a CPU forward and weight gradient add up rows of weights and of gradients, a spike each, where
 few fire; they are dense products where many do, and on a GPU always. The input's gradient is dense
-always. Shapes: T timesteps, B batch, K input channels, N output channels, H W grid, all in
-channels-last memory.
+always. Dense gradients of large 3x3 kernels go Winograd's way on a CPU. Shapes: T timesteps, B
+batch, K input channels, N output channels, H W grid, all in channels-last memory.
 """
 
 import math
@@ -13,20 +13,26 @@ from typing import Any
 import torch
 from torch.nn import functional as nnf
 
+from trainables.model import winograd
 from trainables.model.engines import engine_of
 from trainables.model.fused import channels_last, compact
 from trainables.model.spikes import SpikeTensor
 
 aten = torch.ops.aten
 
-# Outputs that a kernel sums together: LANE of kernels/synapse.cpp.
-LANE = 32
+# Outputs that a kernel sums together, where they divide into that many and where they do not.
+_LANES = (64, 32)
 # Above this mean count a dense product is as fast.
 DENSE_RATE = 0.3
 # A pixel of fewer inputs has so few spikes that finding them takes longer than a dense product,
 # unless there are hardly any; not so in the weight's gradient, where they are found once.
 FEW_INPUTS = 32
 FEW_SHARE = 0.1
+# Above these the weight's gradient is a dense product too: plain, or by Winograd's points.
+DENSE_GRADIENT_RATE = 0.2
+POINTS_RATE = 0.1
+# Weights of so many connections a tap repay the way to Winograd's points and back.
+FEW_CONNECTIONS = 64 * 64
 # Dense copies are made for so many bytes of images at a time: what fits in a CPU's caches, and what
 # keeps a GPU busy.
 _CHUNK_BYTES = 2**24
@@ -57,13 +63,12 @@ class Convolve(torch.autograd.Function):
             rounded = _rounded(weight, dtype)
             values = compact(x.counts if isinstance(x, SpikeTensor) else x.to(dtype))
             rate = _rate(x)
-            sparse = rate <= DENSE_RATE
             if rate <= DENSE_RATE * (1.0 if weight.shape[1] >= FEW_INPUTS else FEW_SHARE):
                 out = channels_last(x, len(weight), dtype)
                 _add_rows(values, rounded, bias, out)
             else:
                 out = _product(values, rounded, bias, dtype)
-        ctx.sparse, ctx.has_bias = sparse, bias is not None
+        ctx.rate, ctx.has_bias = rate, bias is not None
         ctx.save_for_backward(values, weight)
         ctx.dtype = dtype
         return out
@@ -76,8 +81,7 @@ class Convolve(torch.autograd.Function):
             grad = compact(grads[0])
             rounded = _rounded(weight, ctx.dtype)
             grad_x = _input_gradient(grad, rounded) if ctx.needs_input_grad[0] else None
-            find = _weight_gradient_sparse if ctx.sparse else _weight_gradient_dense
-            grad_weight = find(values, grad, rounded).to(weight.dtype)
+            grad_weight = _weight_gradient(values, grad, rounded, ctx.rate).to(weight.dtype)
             grad_bias = None
             if ctx.has_bias:
                 axes = (0, 1, 3, 4)
@@ -141,34 +145,58 @@ def _product(
     return out
 
 
+def _pays_by_points(weight: torch.Tensor) -> bool:
+    num_outputs, num_inputs, size, _ = weight.shape
+    is_cpu = not engine_of(weight).is_dense
+    return is_cpu and size == 3 and num_outputs * num_inputs >= FEW_CONNECTIONS
+
+
+def _lanes(num_outputs: int) -> int:
+    wide, narrow = _LANES
+    return narrow if num_outputs % wide else wide
+
+
 def _add_rows(
     counts: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
 ) -> None:
     num_outputs, num_inputs, size, _ = weight.shape
-    num_padded = -(-num_outputs // LANE) * LANE
+    lanes = _lanes(num_outputs)
+    num_padded = -(-num_outputs // lanes) * lanes
     rows = weight.new_zeros(size * size * num_inputs, num_padded)
     rows[:, :num_outputs] = weight.permute(2, 3, 1, 0).reshape(-1, num_outputs)
-    packed = rows.unflatten(1, (-1, LANE)).transpose(0, 1).contiguous()
+    packed = rows.unflatten(1, (-1, lanes)).transpose(0, 1).contiguous()
     start = weight.new_zeros(num_padded)
     if bias is not None:
         start[:num_outputs] = bias
     steps, batch, _, height, width = counts.shape
     engine_of(out).call(
         "convolve", out.dtype, counts, steps * batch, height, width, num_inputs, num_outputs, size,
-        packed, start, out,
+        lanes, packed, start, out,
     )  # fmt: skip
+
+
+def _weight_gradient(
+    values: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, rate: float
+) -> torch.Tensor:
+    by_points = _pays_by_points(weight) and values.dtype == torch.uint8
+    if rate <= (POINTS_RATE if by_points else DENSE_GRADIENT_RATE):
+        return _weight_gradient_sparse(values, grad, weight)
+    if by_points:
+        return winograd.weight_gradient(values.flatten(0, 1), grad.flatten(0, 1), weight)
+    return _weight_gradient_dense(values, grad, weight)
 
 
 def _weight_gradient_sparse(
     counts: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:
     num_outputs, num_inputs, size, _ = weight.shape
-    blocks = -(-num_outputs // LANE)
-    packed = weight.new_zeros(blocks, size * size * num_inputs, LANE)
+    lanes = _lanes(num_outputs)
+    blocks = -(-num_outputs // lanes)
+    packed = weight.new_zeros(blocks, size * size * num_inputs, lanes)
     steps, batch, _, height, width = counts.shape
     engine_of(grad).call(
         "weight_gradient", grad.dtype, counts, steps * batch, height, width, num_inputs,
-        num_outputs, size, grad, packed,
+        num_outputs, size, lanes, grad, packed,
     )  # fmt: skip
     rows = packed.transpose(0, 1).flatten(1)[:, :num_outputs]
     return rows.unflatten(0, (size, size, num_inputs)).permute(3, 2, 0, 1)
@@ -201,6 +229,10 @@ def _input_gradient(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return found.view(*rows_TBHWN.shape[:-1], -1).movedim(-1, 2)
     turned = weight.flip(2, 3).transpose(0, 1)
     turned = turned.contiguous(memory_format=torch.channels_last)
+    if _pays_by_points(weight):
+        out = channels_last(grad, weight.shape[1])
+        winograd.convolve(grad.flatten(0, 1), turned, out.flatten(0, 1))
+        return out
     if grad.dtype == weight.dtype:
         found = nnf.conv2d(grad.flatten(0, 1), turned, padding="same")
         return found.unflatten(0, grad.shape[:2])

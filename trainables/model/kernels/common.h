@@ -12,6 +12,18 @@
 
 using std::int64_t;
 
+// What one instruction works on.
+#ifdef __AVX512F__
+constexpr int VECTOR_BYTES = 64;
+#else
+constexpr int VECTOR_BYTES = 32;
+#endif
+template <class A> struct Vector;
+template <> struct Vector<float> { typedef float type __attribute__((vector_size(VECTOR_BYTES))); };
+template <> struct Vector<double> {
+  typedef double type __attribute__((vector_size(VECTOR_BYTES)));
+};
+
 // bfloat16 as it is stored; arithmetic is float.
 struct Bf16 {
   uint16_t bits;

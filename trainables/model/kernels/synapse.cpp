@@ -1,42 +1,53 @@
 // Convolutions (1x1, 3x3, stride 1, same padding) of spike counts: a spike adds a row of weights.
 //
-// x is [images, H, W, K] bytes; a count of n is n spikes. Weights are packed as [N/LANE][taps * K]
-// [LANE], zero-padded, so that a block of outputs stays in cache and its sums in registers. Work and
+// x is [images, H, W, K] bytes; a count of n is n spikes. Weights are packed as [N/lanes][taps * K]
+// [lanes], zero-padded, so that a block of outputs stays in cache and its sums in registers. Work and
 // traffic are in proportion to the spikes, which are few.
 #include "common.h"
 
 namespace {
 
-constexpr int64_t LANE = 32;         // outputs that are summed together
 constexpr int64_t GROUP_PIXELS = 512; // pixels that share a block of weights in cache, at least
 
-template <class A> struct Vector;
-template <> struct Vector<float> { typedef float type __attribute__((vector_size(32))); };
-template <> struct Vector<double> { typedef double type __attribute__((vector_size(32))); };
-
-// LANE sums in registers.
-template <class A> struct Sums {
+// Sums of LANES outputs in registers: as many chains of additions as hide an addition's latency.
+template <class A, int LANES> struct Sums {
   using V = typename Vector<A>::type;
-  static constexpr int COUNT = LANE * sizeof(A) / 32;
-  V v[COUNT];
-  inline void read(const A *from) { std::memcpy(v, from, sizeof v); }
-  inline void write(A *to) const { std::memcpy(to, v, sizeof v); }
-  inline void add(const A *row) {
-#pragma GCC unroll 8
+  static constexpr int WIDTH = VECTOR_BYTES / sizeof(A), COUNT = LANES / WIDTH;
+  static constexpr int CHAINS = COUNT >= 8 ? 1 : 8 / COUNT;
+  V v[CHAINS][COUNT];
+  inline void read(const A *from) {
+    std::memset(v, 0, sizeof v);
+    std::memcpy(v[0], from, sizeof v[0]);
+  }
+  inline void add(int chain, const A *row) {
+#pragma GCC unroll 16
     for (int i = 0; i < COUNT; i++) {
       V w;
-      std::memcpy(&w, row + i * int(32 / sizeof(A)), 32);
-      v[i] += w;
+      std::memcpy(&w, row + i * WIDTH, sizeof w);
+      v[chain][i] += w;
     }
   }
+  // Adds the rows `base + index * LANES` of each index.
+  inline void add_all(const A *base, const uint32_t *index, const uint32_t *end) {
+    for (; index + CHAINS <= end; index += CHAINS)
+#pragma GCC unroll 8
+      for (int chain = 0; chain < CHAINS; chain++) add(chain, base + int64_t(index[chain]) * LANES);
+    for (; index < end; index++) add(0, base + int64_t(*index) * LANES);
+#pragma GCC unroll 8
+    for (int chain = 1; chain < CHAINS; chain++)
+#pragma GCC unroll 16
+      for (int i = 0; i < COUNT; i++) v[0][i] += v[chain][i];
+  }
+  inline void write(A *to) const { std::memcpy(to, v[0], sizeof v[0]); }
 };
 
 struct Shape {
   int64_t images, height, width, inputs, outputs, size; // size: 1 or 3
+  int64_t lanes;                                        // outputs that are summed together
   int64_t pixels() const { return height * width; }
   int64_t taps() const { return size * size; }
   int64_t pad() const { return size / 2; }
-  int64_t blocks() const { return (outputs + LANE - 1) / LANE; }
+  int64_t blocks() const { return (outputs + lanes - 1) / lanes; }
   int64_t group() const {
     return std::min(images, std::max<int64_t>(1, GROUP_PIXELS / pixels()));
   }
@@ -95,30 +106,29 @@ struct RowLists {
   }
 };
 
-template <class S, class A>
+template <int LANES, class S, class A>
 void convolve_group(const RowLists &lists, const Shape &shape, int64_t pixels, const A *weights,
                     const A *bias, S *out) {
   for (int64_t block = 0; block < shape.blocks(); block++) {
-    const A *rows = weights + block * shape.taps() * shape.inputs * LANE;
-    const int64_t n = std::min(LANE, shape.outputs - block * LANE);
+    const A *rows = weights + block * shape.taps() * shape.inputs * LANES;
+    const int64_t n = std::min<int64_t>(LANES, shape.outputs - block * LANES);
     for (int64_t pixel = 0; pixel < pixels; pixel++) {
-      Sums<A> sums;
-      sums.read(bias + block * LANE);
-      const uint32_t *row = lists.row.data() + lists.start[size_t(pixel)];
-      const uint32_t *end = lists.row.data() + lists.start[size_t(pixel + 1)];
-      for (; row < end; row++) sums.add(rows + int64_t(*row) * LANE);
-      S *to = out + pixel * shape.outputs + block * LANE;
-      A values[LANE];
+      Sums<A, LANES> sums;
+      sums.read(bias + block * LANES);
+      sums.add_all(rows, lists.row.data() + lists.start[size_t(pixel)],
+                   lists.row.data() + lists.start[size_t(pixel + 1)]);
+      S *to = out + pixel * shape.outputs + block * LANES;
+      A values[LANES];
       sums.write(values);
-      if (n == LANE)
-        for (int64_t j = 0; j < LANE; j++) store(to + j, values[j]);
+      if (n == LANES)
+        for (int64_t j = 0; j < LANES; j++) store(to + j, values[j]);
       else
         for (int64_t j = 0; j < n; j++) store(to + j, values[j]);
     }
   }
 }
 
-template <class S, class A>
+template <int LANES, class S, class A>
 void convolve(const uint8_t *x, const Shape &shape, const A *weights, const A *bias, S *out,
               int threads) {
   const int64_t group = shape.group();
@@ -131,7 +141,7 @@ void convolve(const uint8_t *x, const Shape &shape, const A *weights, const A *b
       const int64_t first = g * group, images = std::min(group, shape.images - first);
       lists.fill(x + first * shape.pixels() * shape.inputs, images * shape.pixels(), shape.inputs);
       rows.gather(lists, shape, images);
-      convolve_group(rows, shape, images * shape.pixels(), weights, bias,
+      convolve_group<LANES>(rows, shape, images * shape.pixels(), weights, bias,
                      out + first * shape.pixels() * shape.outputs);
     }
   }
@@ -161,23 +171,23 @@ struct ChannelLists {
 };
 
 // A block of outputs' gradients of a group, with a border of zeros around each image.
-template <class S, class A>
+template <int LANES, class S, class A>
 void pad_block(const S *grad, const Shape &shape, int64_t images, int64_t block, A *padded) {
   const int64_t pad = shape.pad(), pitch = shape.width + 2 * pad;
-  const int64_t n = std::min(LANE, shape.outputs - block * LANE);
+  const int64_t n = std::min<int64_t>(LANES, shape.outputs - block * LANES);
   for (int64_t row = 0; row < images * shape.height; row++) {
     const int64_t image = row / shape.height;
     const int64_t at =
         (image * (shape.height + 2 * pad) + row % shape.height + pad) * pitch + pad;
     for (int64_t x = 0; x < shape.width; x++) {
-      const S *from = grad + (row * shape.width + x) * shape.outputs + block * LANE;
-      A *to = padded + (at + x) * LANE;
+      const S *from = grad + (row * shape.width + x) * shape.outputs + block * LANES;
+      A *to = padded + (at + x) * LANES;
       for (int64_t j = 0; j < n; j++) to[j] = load(from[j]);
     }
   }
 }
 
-template <class S, class A>
+template <int LANES, class S, class A>
 void weight_gradient(const uint8_t *x, const Shape &shape, const S *grad, A *grad_weights,
                      int threads) {
   const int64_t group = shape.group(), groups = shape.groups(), pad = shape.pad();
@@ -191,28 +201,27 @@ void weight_gradient(const uint8_t *x, const Shape &shape, const S *grad, A *gra
     for (int64_t g = 0; g < groups; g++)
       lists[size_t(g)].fill(x + g * group * shape.pixels() * shape.inputs, shape,
                             std::min(group, shape.images - g * group));
-    std::vector<A> padded(size_t(group * image * LANE), A(0));
+    std::vector<A> padded(size_t(group * image * LANES), A(0));
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < shape.blocks() * parts; task++) {
       const int64_t block = task / parts, part = task % parts;
       const int64_t from = part * shape.inputs / parts, to = (part + 1) * shape.inputs / parts;
-      A *sums_of = grad_weights + block * shape.taps() * shape.inputs * LANE;
+      A *sums_of = grad_weights + block * shape.taps() * shape.inputs * LANES;
       for (int64_t g = 0; g < groups; g++) {
         const ChannelLists &list = lists[size_t(g)];
         const int64_t images = std::min(group, shape.images - g * group);
-        pad_block(grad + g * group * shape.pixels() * shape.outputs, shape, images, block,
+        pad_block<LANES>(grad + g * group * shape.pixels() * shape.outputs, shape, images, block,
                   padded.data());
         for (int64_t c = from; c < to; c++) {
           const uint32_t begin = list.start[size_t(c)], end = list.start[size_t(c + 1)];
           if (begin == end) continue;
           for (int64_t tap = 0; tap < shape.taps(); tap++) {
             const int64_t shift = (pad - tap / shape.size) * pitch + pad - tap % shape.size;
-            const A *rows = padded.data() + shift * LANE;
-            A *sums_at = sums_of + (tap * shape.inputs + c) * LANE;
-            Sums<A> sums;
+            A *sums_at = sums_of + (tap * shape.inputs + c) * LANES;
+            Sums<A, LANES> sums;
             sums.read(sums_at);
-            for (uint32_t i = begin; i < end; i++)
-              sums.add(rows + int64_t(list.position[i]) * LANE);
+            sums.add_all(padded.data() + shift * LANES, list.position.data() + begin,
+                         list.position.data() + end);
             sums.write(sums_at);
           }
         }
@@ -225,17 +234,21 @@ void weight_gradient(const uint8_t *x, const Shape &shape, const S *grad, A *gra
 
 #define KERNELS(S, A, NAME)                                                                        \
   extern "C" void convolve_##NAME(const uint8_t *x, int64_t images, int64_t height, int64_t width, \
-                                  int64_t inputs, int64_t outputs, int64_t size, const A *weights, \
-                                  const A *bias, S *out, int threads) {                            \
-    convolve<S, A>(x, {images, height, width, inputs, outputs, size}, weights, bias, out,          \
-                   threads);                                                                       \
+                                  int64_t inputs, int64_t outputs, int64_t size, int64_t lanes,    \
+                                  const A *weights, const A *bias, S *out, int threads) {          \
+    const Shape shape{images, height, width, inputs, outputs, size, lanes};                        \
+    if (lanes == 32) convolve<32, S, A>(x, shape, weights, bias, out, threads);                    \
+    else if (lanes == 64) convolve<64, S, A>(x, shape, weights, bias, out, threads);                                       \
+    else convolve<128, S, A>(x, shape, weights, bias, out, threads);                                       \
   }                                                                                                \
   extern "C" void weight_gradient_##NAME(const uint8_t *x, int64_t images, int64_t height,         \
                                          int64_t width, int64_t inputs, int64_t outputs,           \
-                                         int64_t size, const S *grad, A *grad_weights,             \
-                                         int threads) {                                            \
-    weight_gradient<S, A>(x, {images, height, width, inputs, outputs, size}, grad, grad_weights,   \
-                          threads);                                                                \
+                                         int64_t size, int64_t lanes, const S *grad,               \
+                                         A *grad_weights, int threads) {                           \
+    const Shape shape{images, height, width, inputs, outputs, size, lanes};                        \
+    if (lanes == 32) weight_gradient<32, S, A>(x, shape, grad, grad_weights, threads);             \
+    else if (lanes == 64) weight_gradient<64, S, A>(x, shape, grad, grad_weights, threads);                                \
+    else weight_gradient<128, S, A>(x, shape, grad, grad_weights, threads);                                \
   }
 
 KERNELS(float, float, f32)

@@ -1,0 +1,184 @@
+// Winograd's F(4x4, 3x3): to and from the 36 points at which a tile's products are taken.
+//
+// x is [images, H, W, channels]; an image is cut into tiles of 4x4. A convolution's input is seen
+// with a border of one pixel, zero outside the image; the gradient of its output is not. Points are
+// [36][tiles][channels].
+// Source: Lavin and Gray, CVPR 2016 (arXiv 1509.09308).
+#include "common.h"
+
+namespace {
+
+inline float load(uint8_t x) { return x; }
+using ::load;
+
+constexpr int TILE = 4, SEEN = 6;
+constexpr int64_t POINTS = SEEN * SEEN;
+
+template <class V, class A, class S> inline V widened(const S *from) {
+  A values[sizeof(V) / sizeof(A)];
+  for (size_t i = 0; i < sizeof(V) / sizeof(A); i++) values[i] = load(from[i]);
+  V v;
+  std::memcpy(&v, values, sizeof v);
+  return v;
+}
+
+template <class V, class A, class S> inline void narrowed(V v, S *to) {
+  A values[sizeof(V) / sizeof(A)];
+  std::memcpy(values, &v, sizeof v);
+  for (size_t i = 0; i < sizeof(V) / sizeof(A); i++) store(to + i, values[i]);
+}
+
+// Six values of a row or column to the six points.
+template <class V, class A> inline void to_points(const V *d, int step, V *p) {
+  const V d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step];
+  const V d5 = d[5 * step], even = d4 - A(4) * d2, odd = d3 - A(4) * d1;
+  const V even_2 = d4 - d2, odd_2 = A(2) * (d3 - d1);
+  p[0] = A(4) * d0 - A(5) * d2 + d4;
+  p[step] = even + odd;
+  p[2 * step] = even - odd;
+  p[3 * step] = even_2 + odd_2;
+  p[4 * step] = even_2 - odd_2;
+  p[5 * step] = A(4) * d1 - A(5) * d3 + d5;
+}
+
+// Six points to the four values.
+template <class V, class A> inline void from_points(const V *p, int step, V *y, int step_y) {
+  const V sum = p[step] + p[2 * step], difference = p[step] - p[2 * step];
+  const V sum_2 = p[3 * step] + p[4 * step], difference_2 = p[3 * step] - p[4 * step];
+  y[0] = p[0] + sum + sum_2;
+  y[step_y] = difference + A(2) * difference_2;
+  y[2 * step_y] = sum + A(4) * sum_2;
+  y[3 * step_y] = difference + A(8) * difference_2 + p[5 * step];
+}
+
+// Four values of a gradient to the six points: the adjoint of `from_points`.
+template <class V, class A> inline void gradient_to_points(const V *g, int step, V *p, int step_p) {
+  const V even = g[0] + g[2 * step], odd = g[step] + g[3 * step];
+  const V even_2 = g[0] + A(4) * g[2 * step], odd_2 = A(2) * g[step] + A(8) * g[3 * step];
+  p[0] = g[0];
+  p[step_p] = even + odd;
+  p[2 * step_p] = even - odd;
+  p[3 * step_p] = even_2 + odd_2;
+  p[4 * step_p] = even_2 - odd_2;
+  p[5 * step_p] = g[3 * step];
+}
+
+struct Shape {
+  int64_t images, height, width, channels;
+  int64_t across() const { return (width + TILE - 1) / TILE; }
+  int64_t an_image() const { return across() * ((height + TILE - 1) / TILE); }
+  int64_t tiles() const { return images * an_image(); }
+  int64_t pitch() const { return tiles() * channels; }
+};
+
+// Where a tile lies: its image and first pixel.
+struct Tile {
+  int64_t image, y, x;
+  Tile(const Shape &shape, int64_t number)
+      : image(number / shape.an_image()), y(number % shape.an_image() / shape.across() * TILE),
+        x(number % shape.across() * TILE) {}
+};
+
+// SIZE x SIZE values from `border` pixels before the tile on; zero outside the image.
+template <int SIZE, class V, class A, class S>
+inline void see(const S *x, const Shape &shape, const Tile &tile, int border, V *d) {
+  for (int i = 0; i < SIZE; i++)
+    for (int j = 0; j < SIZE; j++) {
+      const int64_t y = tile.y + i - border, at = tile.x + j - border;
+      const bool inside = y >= 0 && y < shape.height && at >= 0 && at < shape.width;
+      const int64_t row = (tile.image * shape.height + y) * shape.width + at;
+      d[i * SIZE + j] = inside ? widened<V, A>(x + row * shape.channels) : V{};
+    }
+}
+
+template <class V, class A>
+inline void write_points(const V *p, const Shape &shape, A *points) {
+  for (int64_t i = 0; i < POINTS; i++) std::memcpy(points + i * shape.pitch(), p + i, sizeof(V));
+}
+
+struct Input {
+  template <class V, class S, class A>
+  static inline void tile(const S *x, const Shape &shape, const Tile &tile, A *points) {
+    V d[POINTS], half[POINTS], p[POINTS];
+    see<SEEN, V, A>(x, shape, tile, 1, d);
+    for (int j = 0; j < SEEN; j++) to_points<V, A>(d + j, SEEN, half + j);
+    for (int i = 0; i < SEEN; i++) to_points<V, A>(half + i * SEEN, 1, p + i * SEEN);
+    write_points(p, shape, points);
+  }
+};
+
+struct Gradient {
+  template <class V, class S, class A>
+  static inline void tile(const S *x, const Shape &shape, const Tile &tile, A *points) {
+    V g[TILE * TILE], half[SEEN * TILE], p[POINTS];
+    see<TILE, V, A>(x, shape, tile, 0, g);
+    for (int j = 0; j < TILE; j++) gradient_to_points<V, A>(g + j, TILE, half + j, TILE);
+    for (int i = 0; i < SEEN; i++)
+      gradient_to_points<V, A>(half + i * TILE, 1, p + i * SEEN, 1);
+    write_points(p, shape, points);
+  }
+};
+
+template <class V, class S, class A>
+inline void gather_tile(const A *points, const Shape &shape, const Tile &tile, S *out) {
+  V p[POINTS], half[SEEN * TILE], y[TILE * TILE];
+  for (int64_t i = 0; i < POINTS; i++) std::memcpy(p + i, points + i * shape.pitch(), sizeof(V));
+  for (int j = 0; j < SEEN; j++) from_points<V, A>(p + j, SEEN, half + j, SEEN);
+  for (int i = 0; i < TILE; i++) from_points<V, A>(half + i * SEEN, 1, y + i * TILE, 1);
+  for (int i = 0; i < TILE && tile.y + i < shape.height; i++)
+    for (int j = 0; j < TILE && tile.x + j < shape.width; j++) {
+      const int64_t row = (tile.image * shape.height + tile.y + i) * shape.width + tile.x + j;
+      narrowed<V, A>(y[i * TILE + j], out + row * shape.channels);
+    }
+}
+
+template <class Kind, class S, class A>
+void spread(const S *x, const Shape &shape, A *points, int threads) {
+  using V = typename Vector<A>::type;
+  const int64_t width = VECTOR_BYTES / sizeof(A), channels = shape.channels;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t number = 0; number < shape.tiles(); number++) {
+    const Tile at(shape, number);
+    A *to = points + number * channels;
+    int64_t c = 0;
+    for (; c + width <= channels; c += width) Kind::template tile<V>(x + c, shape, at, to + c);
+    for (; c < channels; c++) Kind::template tile<A>(x + c, shape, at, to + c);
+  }
+}
+
+template <class S, class A>
+void gather(const A *points, const Shape &shape, S *out, int threads) {
+  using V = typename Vector<A>::type;
+  const int64_t width = VECTOR_BYTES / sizeof(A), channels = shape.channels;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t number = 0; number < shape.tiles(); number++) {
+    const Tile tile(shape, number);
+    const A *from = points + number * channels;
+    int64_t c = 0;
+    for (; c + width <= channels; c += width) gather_tile<V>(from + c, shape, tile, out + c);
+    for (; c < channels; c++) gather_tile<A>(from + c, shape, tile, out + c);
+  }
+}
+
+} // namespace
+
+#define SPREAD(WHAT, KIND, S, A, NAME)                                                             \
+  extern "C" void winograd_##WHAT##_##NAME(const S *x, int64_t images, int64_t height,             \
+                                           int64_t width, int64_t channels, A *points,             \
+                                           int threads) {                                          \
+    spread<KIND, S, A>(x, {images, height, width, channels}, points, threads);                     \
+  }
+
+#define KERNELS(S, A, NAME)                                                                        \
+  SPREAD(input, Input, S, A, NAME)                                                                 \
+  SPREAD(gradient, Gradient, S, A, NAME)                                                           \
+  extern "C" void winograd_output_##NAME(const A *points, int64_t images, int64_t height,          \
+                                         int64_t width, int64_t channels, S *out, int threads) {   \
+    gather<S, A>(points, {images, height, width, channels}, out, threads);                         \
+  }
+
+KERNELS(float, float, f32)
+KERNELS(double, double, f64)
+KERNELS(Bf16, float, bf16)
+SPREAD(counts, Input, uint8_t, float, f32)
+SPREAD(counts, Input, uint8_t, double, f64)
