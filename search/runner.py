@@ -4,17 +4,17 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.connect import ray_session
-from cluster.resources import capacity, concurrent_trials, trial_processes, trial_resources
+from cluster.resources import capacity, trial_processes
 from search.director import Director, Watcher, trial_files
 from search.first import with_warm_points
 from search.folder import SearchFolder
+from search.packing import Packing, packing_here
 from search.recorded import create_ledger, open_ledger
 from search.records import TrialRecord
 from search.results import best, hypervolume, pareto, saved_epochs, stopping_check, worst
@@ -212,20 +212,22 @@ def _fit(director: Director, folder: SearchFolder, trainable: "Trainable | None"
     )
 
     spec = director.spec
-    available = capacity(ray.cluster_resources())
-    wanted = trial_resources(spec.resources, available)
+    packing = packing_here(spec, capacity(ray.cluster_resources()))
     processes = trial_processes(spec.resources)
+    director.shares.packing = packing if processes == 1 else None
     key = director.ledger.search_id
     register(key, director)
     # Tune's own bookkeeping is pickled and not ours to keep: the ledger is the record.
     with tempfile.TemporaryDirectory(prefix="spiketune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            _trainable(wanted, processes, trainable),
+            _trainable(packing, processes, trainable),
             tune_config=tune.TuneConfig(
                 search_alg=LedgerSearcher(key),
                 scheduler=LedgerScheduler(key),
                 num_samples=-1,
-                max_concurrent_trials=concurrent_trials(spec.resources, wanted, available),
+                max_concurrent_trials=packing.most,  # the director keeps to what has room
+                # Tune uses a worker again for a trial that asks for the same, and ends one that
+                # is idle as soon as a trial waits that asks for something else.
                 reuse_actors=processes == 1,
             ),
             run_config=tune.RunConfig(
@@ -243,13 +245,23 @@ def _fit(director: Director, folder: SearchFolder, trainable: "Trainable | None"
             unregister(key)
 
 
-def _trainable(wanted: Mapping[str, float], processes: int, given: "Trainable | None") -> Any:
+def _trainable(packing: Packing, processes: int, given: "Trainable | None") -> Any:
     from ray import tune
 
     from trainables.trial import SharedTrial, SpikingTrial
 
-    if processes == 1 or given is not None:
-        return tune.with_resources(given or SpikingTrial, dict(wanted))
+    wanted = packing.wanted
+    if processes == 1:
+
+        def assigned(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+            # Every attempt is a trial to Tune, so a larger share needs no more than being asked.
+            asked: dict[str, float] = config["resources"]
+            bundle = {name if name == "memory" else name.upper(): n for name, n in asked.items()}
+            return tune.PlacementGroupFactory([bundle])
+
+        return tune.with_resources(given or SpikingTrial, assigned)
+    if given is not None:
+        return tune.with_resources(given, dict(wanted))
     # The trial itself only waits: its processes ask for what it occupies. Tune wants it to ask for
     # something: one byte of memory.
     shared = tune.with_parameters(
