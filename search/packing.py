@@ -7,12 +7,12 @@ and was given a larger share says so. A resumed search knows it therefore, too.
 import logging
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.cards import card_memory_mib, machines
 from cluster.packing import GIB_MIB, MIB, Machine, Request, card_share, memory_bytes, together
-from cluster.resources import concurrent_trials, trial_processes, trial_resources
+from cluster.resources import capacity, concurrent_trials, trial_processes, trial_resources
 from search.records import TrialRecord
 from search.retries import SHARE_TOO_SMALL, num_too_small
 from spaces.memory import Extremes, extremes
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 # How much larger a share is asked for after one was too small. Half as much again covers what a
 # prediction may be off by without leaving most of a card empty.
 GROWTH = 1.5
+# Cards that are common, for a forecast where none is known.
+_CARDS_GIB = (24.0, 80.0)
 OUT_OF_MEMORY_ADVICE = (
     "set a smaller train.batch_size or train.eval_batch_size, train.recompute: true, or leave such "
     "networks out by a constraint"
@@ -63,6 +65,7 @@ class Packing:
         most: trials at once, if all were so small.
         common: bytes of memory that a trial asks for at least, on CPUs: as long as there is enough
             for all, workers of one kind serve every trial and are used again.
+        largest_share: of a card, that the largest trial asks for.
     """
 
     wanted: Request
@@ -71,6 +74,7 @@ class Packing:
     smallest: Request
     most: int
     common: int = 0
+    largest_share: float = 0.0
 
     def request(self, config: TrialConfig, factor: float = 1.0, steps: int = 0) -> dict[str, float]:
         """What a trial asks for.
@@ -93,6 +97,15 @@ class Packing:
         peak_mib = factor * predicted_memory(config, "cpu").safe_mib + WORKER_MIB
         own = memory_bytes(peak_mib, largest, steps)
         return asked | {"memory": max(own, self.common)}
+
+    @property
+    def typical(self) -> int:
+        """Trials at once, if each took as much as the mean of the smallest and the largest."""
+        mean = (self.smallest.get("gpu", 0.0) + self.largest_share) / 2
+        if self.card_mib is None or mean == 0.0:
+            return self.most
+        cards = sum(machine.gpus for machine in self.machines)
+        return max(1, min(self.most, int(cards / mean)))
 
     def has_room(self, running: Sequence[Request]) -> bool:
         """Whether another trial may be chosen while some run or wait for their share.
@@ -175,7 +188,8 @@ def make_packing(
         packed = Packing(wanted, present, card_mib, {}, most)
         smallest = packed.request(found.smallest)
         most = concurrent_trials(spec.resources, {**wanted, **smallest}, available)
-        return Packing(wanted, present, card_mib, smallest, most)
+        share = packed.request(found.largest)["gpu"]
+        return Packing(wanted, present, card_mib, smallest, most, largest_share=share)
     if wanted["gpu"] > 0.0:
         if shares_cards:
             logger.warning(
@@ -188,24 +202,21 @@ def make_packing(
         return whole
     found = extremes(spec, "cpu")
     _check_fits(spec, found, WORKER_MIB, largest / MIB, "machine")
-    of_largest, of_smallest = (
-        whole.request(config)["memory"] for config in (found.largest, found.smallest)
-    )
+    of_largest = whole.request(found.largest)["memory"]
     common = int(of_largest) if _all_fit(of_largest, most, present, wanted) else 0
-    smallest = {**wanted, "memory": max(of_smallest, common)}
-    return Packing(wanted, present, None, smallest, most, common)
+    packed = replace(whole, common=common)
+    return replace(packed, smallest=packed.request(found.smallest))
 
 
-def packing_here(spec: SearchSpec, available: Mapping[str, float]) -> Packing:
+def packing_here(spec: SearchSpec) -> Packing:
     """How a search's trials share the cluster that this process is connected to.
-
-    Args:
-        spec: the search.
-        available: what the cluster has or can grow to, by Ray's names.
 
     Raises:
         InputError: as `make_packing`.
     """
+    import ray
+
+    available = capacity(ray.cluster_resources())
     given = spec.resources.gpu_memory_gib
     card_mib = None if given is None else given * GIB_MIB
     is_shared = spec.resources.gpus == "auto" and trial_processes(spec.resources) == 1
@@ -232,3 +243,49 @@ def _check_fits(
             f"{point or spec.name} is predicted to need {needed_mib / GIB_MIB:.1f} GiB: "
             f"{OUT_OF_MEMORY_ADVICE}{known}"
         )
+
+
+def forecast(spec: SearchSpec, machine_bytes: float) -> dict[str, Any]:
+    """What is predicted of a search's memory, and how its trials would share cards and a machine.
+
+    Args:
+        spec: the search.
+        machine_bytes: memory of the machine.
+
+    Returns:
+        `cpu` and `gpu`, each with `smallest_mib` and `largest_mib` of a trial, process included;
+        `machine` and `cards`, each with `memory_gib` and `most` and `fewest` trials that fit.
+    """
+    on_cpu = _range_mib(spec, "cpu", WORKER_MIB)
+    on_gpu = _range_mib(spec, "cuda", CUDA_CONTEXT_MIB)
+    given = spec.resources.gpu_memory_gib
+    cards = [
+        {"memory_gib": gib}
+        | {
+            name: _on_card(mib, gib * GIB_MIB)
+            for name, mib in zip(("most", "fewest"), on_gpu, strict=True)
+        }
+        for gib in ((given,) if given else _CARDS_GIB)
+    ]
+    whole = {
+        name: int(machine_bytes // memory_bytes(mib, math.inf))
+        for name, mib in zip(("most", "fewest"), on_cpu, strict=True)
+    }
+    return {
+        "cpu": dict(zip(("smallest_mib", "largest_mib"), on_cpu, strict=True)),
+        "gpu": dict(zip(("smallest_mib", "largest_mib"), on_gpu, strict=True)),
+        "machine": {"memory_gib": machine_bytes / MIB / GIB_MIB, **whole},
+        "cards": cards,
+    }
+
+
+def _range_mib(spec: SearchSpec, device: DeviceType, base_mib: float) -> tuple[float, float]:
+    """What the smallest and the largest trial ask for, process included."""
+    found = extremes(spec, device)
+    low, high = (predicted_memory(c, device).safe_mib for c in (found.smallest, found.largest))
+    return low + base_mib, high + base_mib
+
+
+def _on_card(mib: float, card_mib: float) -> int:
+    """Trials of a size on a card; 0 where one does not fit."""
+    return int(1.0 / card_share(mib, card_mib)) if mib <= card_mib else 0

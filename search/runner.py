@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.connect import ray_session
-from cluster.resources import capacity, trial_processes
+from cluster.resources import trial_processes
 from search.director import Director, Watcher, trial_files
 from search.first import with_warm_points
 from search.folder import SearchFolder
@@ -94,8 +94,9 @@ def start_search(
         uri = _tracking_uri(spec, folder)
         with ray_session(address, dashboard=trial_processes(spec.resources) > 1):
             received.install()
+            packing = packing_here(spec)  # refuses what does not fit before there is a ledger
             ledger = create_ledger(spec, folder, text)
-            return _run(spec, folder, ledger, uri, watcher, received, trainable)
+            return _run(spec, folder, ledger, packing, uri, watcher, received, trainable)
 
 
 def resume_search(
@@ -132,7 +133,8 @@ def resume_search(
             uri = _tracking_uri(spec, folder)
             with ray_session(address, dashboard=trial_processes(spec.resources) > 1):
                 received.install()
-                return _run(spec, folder, ledger, uri, watcher, received, trainable)
+                packing = packing_here(spec)
+                return _run(spec, folder, ledger, packing, uri, watcher, received, trainable)
         finally:
             ledger.close()
 
@@ -154,6 +156,7 @@ def _run(
     spec: SearchSpec,
     folder: SearchFolder,
     ledger: Ledger,
+    packing: Packing,
     uri: str,
     watcher: Watcher,
     received: Interruption,
@@ -167,7 +170,7 @@ def _run(
         tracker.search_started(_params(spec), versions(), _artifacts(folder))
         director = Director(spec, folder, ledger, tracker, watcher)
         received.listen(lambda: setattr(director, "closing", True))
-        _fit(director, folder, trainable)
+        _fit(director, folder, packing, trainable)
         if director.failure is not None:
             raise director.failure
         ledger.check_held()
@@ -198,8 +201,9 @@ def tracker_config(
     )
 
 
-def _fit(director: Director, folder: SearchFolder, trainable: "Trainable | None") -> None:
-    import ray
+def _fit(
+    director: Director, folder: SearchFolder, packing: Packing, trainable: "Trainable | None"
+) -> None:
     from ray import tune
 
     from search.adapters import (
@@ -212,7 +216,6 @@ def _fit(director: Director, folder: SearchFolder, trainable: "Trainable | None"
     )
 
     spec = director.spec
-    packing = packing_here(spec, capacity(ray.cluster_resources()))
     processes = trial_processes(spec.resources)
     director.shares.packing = packing if processes == 1 else None
     key = director.ledger.search_id

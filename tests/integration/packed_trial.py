@@ -1,6 +1,6 @@
 """Fake trials that share cards: some wait for each other, one needs more than was predicted.
 
-    python packed_trial.py RUNS SPACE ADDRESS
+python packed_trial.py RUNS SPACE ADDRESS
 """
 
 import sys
@@ -11,7 +11,7 @@ from typing import Any
 
 from fake_trial import FakeTrial, Silent, side_record
 
-NEEDS = 0.75  # of a card, by a trial of so many timesteps
+NEEDS = 0.6  # of a card, by a trial of so many timesteps
 GREEDY_TIMESTEPS = 4
 PAIR = (1, 2)  # timesteps of two trials, each of which waits for the other to run
 LOOK_S = 0.05
