@@ -178,6 +178,8 @@ def make_packing(
     """
     wanted = trial_resources(spec.resources, available)
     most = concurrent_trials(spec.resources, wanted, available)
+    # A head that runs no trials has memory, too.
+    present = [one for one in present if one.cpus >= wanted["cpu"]] or present
     whole = Packing(wanted, present, None, dict(wanted), most)
     shares_cards = spec.resources.gpus == "auto" and wanted["gpu"] == 1.0
     if trial_processes(spec.resources) > 1:

@@ -88,7 +88,7 @@ def test_trials_share_a_card_by_their_size(tmp_path: Path, cluster: str) -> None
     shares = {n: [x["share"] for x in lines if "share" in x] for n, lines in found.items()}
     # The first two have waited for each other, so they ran at once; the third ran alone.
     assert set(shares[0] + shares[1]) == {0.5}
-    assert set(shares[2]) == {0.875}
+    assert set(shares[2]) == {0.9375}
     began, ended = found[2][0]["time_s"], found[2][-1]["time_s"]
     for number, lines in found.items():
         assert number == 2 or not any(began <= line["time_s"] <= ended for line in lines)
