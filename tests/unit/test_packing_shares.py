@@ -154,7 +154,7 @@ def packed(spec: SearchSpec, folder: Any, ledger: Any, clock: Clock, mib: float)
 def test_one_larger_share_and_then_the_end(tmp_path: Path) -> None:
     spec, folder, ledger = made_search(tmp_path, "stopping.name=none")
     clock = Clock()
-    director = packed(spec, folder, ledger, clock, 16_000.0)
+    director = packed(spec, folder, ledger, clock, 4_000.0)
     first = start(director)
     assert not director.report(0, result(first, 1), 1)
     assert director.report(0, FULL, 1)
@@ -169,7 +169,7 @@ def test_one_larger_share_and_then_the_end(tmp_path: Path) -> None:
     ledger.close()
     # Whoever resumes the search knows it.
     _, opened = open_ledger(folder, write=True)
-    resumed = packed(spec, folder, opened, clock, 16_000.0)
+    resumed = packed(spec, folder, opened, clock, 4_000.0)
     config = resumed.shares.packing
     assert correction(opened.records) == GROWTH
     later = start(resumed)
