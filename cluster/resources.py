@@ -4,9 +4,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
 
 from spaces.schema import Resources
 from trainables.errors import InputError
+
+T = TypeVar("T")
 
 CAPACITY_VARIABLE = "SPIKETUNE_CAPACITY"
 LOOK_S = 1.0
@@ -94,6 +97,29 @@ def concurrent_trials(
     return min(most, resources.concurrent) if resources.concurrent else most
 
 
+class Lately(Generic[T]):
+    """What a question was answered a moment ago: asked again only after `LOOK_S`."""
+
+    def __init__(self, ask: Callable[[], T], clock: Callable[[], float] = time.monotonic) -> None:
+        """Ask once.
+
+        Args:
+            ask: the question.
+            clock: seconds that only go forward.
+        """
+        self._ask = ask
+        self._clock = clock
+        self._answer = ask()
+        self._asked_s = clock()
+
+    def __call__(self) -> T:
+        """The answer."""
+        if self._clock() - self._asked_s >= LOOK_S:
+            self._answer = self._ask()
+            self._asked_s = self._clock()
+        return self._answer
+
+
 class Slots:
     """How many trials may run now: it follows the cluster as machines come and go."""
 
@@ -112,18 +138,10 @@ class Slots:
             present: asks for the cluster's resources by Ray's names.
             clock: seconds that only go forward.
         """
-        self._resources = resources
-        self._wanted = wanted
-        self._present = present
-        self._clock = clock
-        self._count = self._look()
+        self._count = Lately(
+            lambda: concurrent_trials(resources, wanted, capacity(present())), clock
+        )
 
     def __call__(self) -> int:
         """The number as of a moment ago."""
-        if self._clock() - self._seen_s >= LOOK_S:
-            self._count = self._look()
-        return self._count
-
-    def _look(self) -> int:
-        self._seen_s = self._clock()
-        return concurrent_trials(self._resources, self._wanted, capacity(self._present()))
+        return self._count()

@@ -1,6 +1,7 @@
 """`spiketune check`: show what a search space file means, or everything that is wrong with it."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.cli_options import format_option, set_option
+from search.packing import forecast
 from search.wording import duration
 from spaces import SpaceError, load_search_space
 from spaces.problems import shown
@@ -32,7 +34,8 @@ def check_command(
 ) -> None:
     """Check a search space FILE and show its size, constraints and examples."""
     try:
-        summary = summarize(load_search_space(file, overrides))
+        spec = load_search_space(file, overrides)
+        summary = summarize(spec) | {"memory": forecast(spec, _machine_bytes())}
     except SpaceError as error:
         click.echo(str(error), err=True)
         context.exit(error.exit_code)
@@ -56,8 +59,32 @@ def render(summary: dict[str, Any], console: Console) -> None:
     console.print(_parameters(summary["parameters"], console))
     _line(console, "", "\nExamples", style="bold")
     console.print(_examples(summary["examples"], console))
+    _line(console, "", "\nPredicted memory of a trial, for packing", style="bold")
+    for label, text in _memory(summary["memory"]):
+        _line(console, label, text)
     for note in summary["notes"]:
         _line(console, "note", note)
+
+
+def _machine_bytes() -> float:
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _memory(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Lines of label and text: what trials take, and how many fit."""
+    ranges = {name: found[name] for name in ("cpu", "gpu")}
+    lines = [
+        (f"on a {name.upper()}", f"{r['smallest_mib']:,.0f} to {r['largest_mib']:,.0f} MiB")
+        for name, r in ranges.items()
+    ]
+    machine = found["machine"]
+    places = [("this machine's", machine), *(("a card's", card) for card in found["cards"])]
+    for what, place in places:
+        low, high = place["fewest"], place["most"]
+        number = "1 trial" if low == high == 1 else f"{low} to {high} trials"
+        text = f"{high} trials" if low == high != 1 else number
+        lines.append((f"{what} {place['memory_gib']:.0f} GiB", f"{text} at once"))
+    return lines
 
 
 def _line(console: Console, label: str, text: str, style: str = "") -> None:

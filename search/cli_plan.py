@@ -51,7 +51,8 @@ def plan_command(
     output: str,
 ) -> None:
     """Estimate trials, epochs, time and cost of the search in FILE, without starting it."""
-    from cluster.resources import concurrent_trials, trial_resources
+    from cluster.packing import GIB_MIB, Machine
+    from search.packing import make_packing
     from search.plan import make_plan
     from spaces import load_search_space
     from trainables.prediction import fitting, load
@@ -60,8 +61,10 @@ def plan_command(
     # Machines with GPUs have CPUs enough, unless it is said otherwise.
     cores = cpus or (math.inf if gpus else os.cpu_count() or 1)
     available = {"CPU": float(cores), "GPU": gpus}
-    wanted = trial_resources(spec.resources, available)
-    workers = concurrent_trials(spec.resources, wanted, available)
+    gib = spec.resources.gpu_memory_gib
+    machine = Machine(available["CPU"], int(gpus))
+    packing = make_packing(spec, available, [machine], gib and gib * GIB_MIB)
+    wanted, workers = packing.wanted, packing.typical
     calibration = fitting(load(max(1, int(spec.resources.cpus))), spec.base_config)
     pace = _pace(spec, calibration, like, runs, on_gpu=wanted["gpu"] > 0.0)
     plan = make_plan(spec, workers, pace, calibration)

@@ -16,13 +16,16 @@ from typing import Any, Final, Literal, Protocol
 
 from search.database import LedgerError
 from search.folder import SearchFolder
+from search.packing import OUT_OF_MEMORY_ADVICE, Shares
 from search.propose import distributions
 from search.pruning import Front, remove_checkpoints
 from search.records import MissingEpochError, Outcome, Pause, TrialRecord
 from search.retries import (
+    HOST_OUT_OF_MEMORY,
     INTERRUPTED,
     MISSING_EPOCH,
     OUT_OF_MEMORY,
+    SHARE_TOO_SMALL,
     Loss,
     backoff_s,
     smaller_parts,
@@ -97,6 +100,7 @@ class Director:
         self._unfinished = deque(r.number for r in ledger.records if r.state == "running")
         self._waiting: dict[int, float] = {}
         self._running: set[int] = set()
+        self.shares = Shares(ledger.records)
         self._front = Front(spec.objectives)
         hours = spec.budget.hours
         used_s = ledger.used_s(time.time())
@@ -146,7 +150,10 @@ class Director:
         if self.ending or stale or record.state != "running":
             return
         try:
-            self._lose(number, loss)
+            if loss.reason == HOST_OUT_OF_MEMORY and self.shares.packing is not None:
+                self._ran_out(record)
+            else:
+                self._lose(number, loss)
         except LedgerError as error:
             self._fail(error)
 
@@ -158,6 +165,8 @@ class Director:
     def _next(self) -> Assignment | Literal["wait"] | None:
         if self.out_of_time:
             self._stop_unstarted()
+        if not self.shares.have_room(self._running):
+            return WAIT
         number = self._due()
         if number is not None:
             return self._again(number)
@@ -238,13 +247,15 @@ class Director:
             "folder": str(self._folder.trial(record.number)),
             "threads": int(self.spec.resources.cpus),
         }
-        return Assignment(record.number, config)
+        return Assignment(record.number, config | self.shares.asked(record))
 
     def _take(self, record: TrialRecord, result: Mapping[str, Any]) -> bool:
         number = record.number
         if "failure" in result:
             logger.warning("trial %s failed: %s", record.name, result.get("message", ""))
-            if result["failure"] != OUT_OF_MEMORY or not self._fitted(record):
+            if result["failure"] == OUT_OF_MEMORY:
+                self._ran_out(record)
+            else:
                 self._end(number, Outcome("failed", str(result["failure"])))
             return True
         metrics = {name: float(result[name]) for name in METRICS if name in result}
@@ -311,6 +322,19 @@ class Director:
         logger.warning("trial %s: %s; again in %g s", record.name, loss.reason, pause_s)
         self._waiting[number] = self._clock() + pause_s
         self._watcher.trial_changed(record)
+
+    def _ran_out(self, record: TrialRecord) -> None:
+        """Try once with a larger share, then in smaller parts where that is allowed."""
+        if self.shares.can_grow(record):
+            # Not charged: it is the prediction that was wrong.
+            record = self.ledger.interrupt(record.number, SHARE_TOO_SMALL, charged=False)
+            self.shares.learn(self.ledger.records)
+            self._running.discard(record.number)
+            self._waiting[record.number] = self._clock()
+            self._watcher.trial_changed(record)
+        elif not self._fitted(record):
+            logger.warning("trial %s ran out of memory: %s", record.name, OUT_OF_MEMORY_ADVICE)
+            self._end(record.number, Outcome("failed", OUT_OF_MEMORY))
 
     def _fitted(self, record: TrialRecord) -> bool:
         """Whether a trial that does not fit into memory may try again in smaller parts."""

@@ -36,6 +36,9 @@ class Loss:
 
 
 OUT_OF_MEMORY = "out_of_memory"
+# The share of a card or machine that was predicted was too small; the next one is larger.
+SHARE_TOO_SMALL = "share_too_small"
+HOST_OUT_OF_MEMORY = "host_out_of_memory"
 HANG = Loss("hang", charged=True)
 MISSING_EPOCH = Loss("missing_epoch", charged=True)
 INTERRUPTED = Loss("interrupted", charged=False)
@@ -51,7 +54,7 @@ def loss_of(error: str) -> Loss:
     if _UNREACHABLE.search(error):
         return Loss("worker_unreachable", charged=False)
     if _MEMORY.search(error):
-        return Loss("host_out_of_memory", charged=True)
+        return Loss(HOST_OUT_OF_MEMORY, charged=True)
     raised = [name for name in _RAISED.findall(error) if not name.startswith(("Actor", "Ray"))]
     return Loss(f"error {raised[-1]}" if raised else "worker_lost", charged=True)
 
@@ -64,6 +67,11 @@ def used_up(attempts: Sequence[Attempt], max_retries: int) -> bool:
 def backoff_s(attempts: Sequence[Attempt]) -> float:
     """Seconds to wait before the next attempt: twice as long each time."""
     return float(min(BACKOFF_FIRST_S * 2.0 ** (len(_lost(attempts)) - 1), BACKOFF_MAX_S))
+
+
+def num_too_small(record: TrialRecord) -> int:
+    """How often a trial has run out of the memory it had asked for, and been given more."""
+    return sum(attempt.reason == SHARE_TOO_SMALL for attempt in record.attempts)
 
 
 def smaller_parts(record: TrialRecord) -> TrialConfig | None:

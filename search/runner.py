@@ -4,17 +4,17 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.connect import ray_session
-from cluster.resources import Slots, capacity, trial_processes, trial_resources
+from cluster.resources import trial_processes
 from search.director import Director, Watcher, trial_files
 from search.first import with_warm_points
 from search.folder import SearchFolder
+from search.packing import Packing, machines_here, packing_here, slots_here
 from search.recorded import create_ledger, open_ledger
 from search.records import TrialRecord
 from search.results import best, hypervolume, pareto, saved_epochs, stopping_check, worst
@@ -96,8 +96,9 @@ def start_search(
         uri = _tracking_uri(spec, folder)
         with ray_session(address, dashboard=trial_processes(spec.resources) > 1):
             received.install()
+            packing = packing_here(spec)  # refuses what does not fit before there is a ledger
             ledger = create_ledger(spec, folder, text)
-            return _run(spec, folder, ledger, uri, watcher, received, trainable)
+            return _run(spec, folder, ledger, packing, uri, watcher, received, trainable)
 
 
 def resume_search(
@@ -134,7 +135,8 @@ def resume_search(
             uri = _tracking_uri(spec, folder)
             with ray_session(address, dashboard=trial_processes(spec.resources) > 1):
                 received.install()
-                return _run(spec, folder, ledger, uri, watcher, received, trainable)
+                packing = packing_here(spec)
+                return _run(spec, folder, ledger, packing, uri, watcher, received, trainable)
         finally:
             ledger.close()
 
@@ -156,6 +158,7 @@ def _run(
     spec: SearchSpec,
     folder: SearchFolder,
     ledger: Ledger,
+    packing: Packing,
     uri: str,
     watcher: Watcher,
     received: Interruption,
@@ -169,7 +172,7 @@ def _run(
         tracker.search_started(_params(spec), versions(), _artifacts(folder))
         director = Director(spec, folder, ledger, tracker, watcher)
         received.listen(lambda: setattr(director, "closing", True))
-        _fit(director, folder, trainable)
+        _fit(director, folder, packing, trainable)
         if director.failure is not None:
             raise director.failure
         ledger.check_held()
@@ -200,8 +203,9 @@ def tracker_config(
     )
 
 
-def _fit(director: Director, folder: SearchFolder, trainable: "Trainable | None") -> None:
-    import ray
+def _fit(
+    director: Director, folder: SearchFolder, packing: Packing, trainable: "Trainable | None"
+) -> None:
     from ray import tune
 
     from search.adapters import (
@@ -213,21 +217,21 @@ def _fit(director: Director, folder: SearchFolder, trainable: "Trainable | None"
         unregister,
     )
 
-    spec = director.spec
-    wanted = trial_resources(spec.resources, capacity(ray.cluster_resources()))
-    processes = trial_processes(spec.resources)
+    spec, processes = director.spec, trial_processes(director.spec.resources)
+    if processes == 1:
+        director.shares.use(packing, machines_here())
     key = director.ledger.search_id
-    register(key, director, Slots(spec.resources, wanted, ray.cluster_resources))
+    register(key, director, slots_here(spec, packing))
     # Tune's own bookkeeping is pickled and not ours to keep: the ledger is the record.
     with tempfile.TemporaryDirectory(prefix="spiketune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            _trainable(wanted, processes, trainable),
+            _trainable(packing, processes, trainable),
             tune_config=tune.TuneConfig(
                 search_alg=LedgerSearcher(key),
                 scheduler=LedgerScheduler(key),
                 num_samples=-1,
                 max_concurrent_trials=MOST_PENDING,  # how many there are is the searcher's
-                reuse_actors=processes == 1,
+                reuse_actors=processes == 1,  # by trials that ask for the same
             ),
             run_config=tune.RunConfig(
                 name=folder.name,
@@ -244,13 +248,23 @@ def _fit(director: Director, folder: SearchFolder, trainable: "Trainable | None"
             unregister(key)
 
 
-def _trainable(wanted: Mapping[str, float], processes: int, given: "Trainable | None") -> Any:
+def _trainable(packing: Packing, processes: int, given: "Trainable | None") -> Any:
     from ray import tune
 
     from trainables.trial import SharedTrial, SpikingTrial
 
-    if processes == 1 or given is not None:
-        return tune.with_resources(given or SpikingTrial, dict(wanted))
+    wanted = packing.wanted
+    if processes == 1:
+
+        def assigned(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+            # Every attempt is a trial to Tune, so a larger share needs no more than being asked.
+            asked: dict[str, float] = config["resources"]
+            bundle = {name if name == "memory" else name.upper(): n for name, n in asked.items()}
+            return tune.PlacementGroupFactory([bundle])
+
+        return tune.with_resources(given or SpikingTrial, assigned)
+    if given is not None:
+        return tune.with_resources(given, dict(wanted))
     # The trial itself only waits: its processes ask for what it occupies. Tune wants it to ask for
     # something: one byte of memory.
     shared = tune.with_parameters(

@@ -149,10 +149,13 @@ class Resources(StrictModel):
     """What each trial occupies, and how many run at once (None: as many as fit).
 
     `processes` share a trial's batches and its CPUs and GPUs; `auto` is one a whole GPU.
+    `gpus: auto` gives a trial the share of a card that its predicted memory needs, where there are
+    cards; `gpu_memory_gib` says how much a card has where it is not to be asked (None).
     """
 
     cpus: PositiveFloat = 1.0
     gpus: Annotated[float | Literal["auto"], BeforeValidator(_gpus)] = "auto"
+    gpu_memory_gib: PositiveFloat | None = None
     processes: PositiveInt | Literal["auto"] = "auto"
     concurrent: PositiveInt | None = None
 

@@ -17,6 +17,7 @@ from trainables import checkpoint as checkpoints
 from trainables.config import TrialConfig
 from trainables.errors import SpiketuneError, TrialFailedError
 from trainables.launch import train_alone
+from trainables.memory import is_out_of_memory, limit_device_memory
 from trainables.parallel import World
 
 POLL_S = 1.0
@@ -27,9 +28,10 @@ class _Trial(tune.Trainable):
     """A trial whose checkpoints are ours: Tune is to keep none.
 
     `config` holds `number`, `attempt`, `trial` (a TrialConfig as plain mapping), `folder` (where
-    checkpoints go), `known_epochs` (those the ledger has) and `threads`. Checkpoints are written
-    before the epoch is reported, so a lost worker costs at most one epoch. A failure that no retry
-    can mend is reported as a result (`failure`, `message`), not raised.
+    checkpoints go), `known_epochs` (those the ledger has), `threads` and, where trials ask for as
+    much as they need, `resources`. Checkpoints are written before the epoch is reported, so a lost
+    worker costs at most one epoch. A failure that no retry can mend is reported as a result
+    (`failure`, `message`), not raised.
     """
 
     _assignment: dict[str, Any]
@@ -69,8 +71,12 @@ class SpikingTrial(_Trial):
             if self._epochs is None:
                 self._epochs = self._start()
             return _reported(next(self._epochs))
-        except (SpiketuneError, torch.cuda.OutOfMemoryError) as error:
-            return _final_failure(error) or {}
+        except (SpiketuneError, RuntimeError, MemoryError) as error:
+            final = _final_failure(error)
+            if final is None:
+                raise
+            self._epochs = None  # what it holds is in the way of the worker's next trial
+            return final
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next assignment in the same process: imports and data stay loaded."""
@@ -84,6 +90,7 @@ class SpikingTrial(_Trial):
     def _start(self) -> Iterator[dict[str, Any]]:
         self._discard_unreported()
         torch.set_num_threads(max(1, int(self._assignment["threads"])))
+        limit_device_memory(self._assignment.get("resources", {}).get("gpu", 0.0))
         trial = TrialConfig.model_validate(self._assignment["trial"])
         return train_alone(trial, self._folder)
 
@@ -227,7 +234,7 @@ def _final_failure(error: BaseException) -> dict[str, Any] | None:
     """The report of a failure that no retry can mend; None for any other."""
     if isinstance(error, TrialFailedError):
         return _failure(error.reason, str(error))
-    if isinstance(error, torch.cuda.OutOfMemoryError):
+    if is_out_of_memory(error):
         return _failure("out_of_memory", str(error))
     return _failure("bad_input", str(error)) if isinstance(error, SpiketuneError) else None
 

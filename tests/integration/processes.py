@@ -18,12 +18,12 @@ PATIENCE_S = 600  # only ends what hangs: other work may slow a search down tenf
 
 @contextmanager
 def ray_cluster(
-    folder: Path, cpus: int = 2, variables: Mapping[str, str] | None = None
+    folder: Path, cpus: int = 2, variables: Mapping[str, str] | None = None, gpus: int = 0
 ) -> Iterator[str]:
-    """A Ray head node in processes of its own, ended by their ids."""
+    """A Ray head node in processes of its own, ended by their ids; its GPUs are only counted."""
     port = free_port()
     head = ["--head", f"--port={port}", "--include-dashboard=false", "--disable-usage-stats"]
-    with ray_node(folder, [*head, f"--num-cpus={cpus}"], variables):
+    with ray_node(folder, [*head, f"--num-cpus={cpus}", f"--num-gpus={gpus}"], variables):
         yield f"127.0.0.1:{port}"
 
 

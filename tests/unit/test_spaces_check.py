@@ -107,6 +107,7 @@ def test_json_is_stable_and_complete() -> None:
         "examples",
         "notes",
         "resolved",
+        "memory",
     ]
     size = summary["size"]
     assert size["combinations"] == 4 * 2 * 5 * (4 + 2) * 2

@@ -1,0 +1,107 @@
+"""Trials that share a card by their predicted memory, on real Ray with cards that are counted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fake_trial
+import packed_trial
+import pytest
+from processes import ray_cluster
+from tiny_search import environment
+
+from search.folder import SearchFolder
+from search.packing import GROWTH, correction
+from search.recorded import open_ledger
+
+# Halves, one that leaves no room for them, and a half that needs more than that.
+SPACE = """
+name: packed
+recipe: digits
+trial:
+  model.image_size: 8
+  model.heads: 2
+  model.attention: sdt
+  model.depth: 1
+  train.epochs: 2
+  train.batch_size: 256
+space:
+  model.timesteps: {choice: [1, 2, 4, 8]}
+  model.width: {choice: [16, 128]}
+constraints: ["model.width == 16 or model.timesteps == 8"]
+sampler:
+  name: random
+  points:
+    - {model.timesteps: 1, model.width: 16}
+    - {model.timesteps: 2, model.width: 16}
+    - {model.timesteps: 8, model.width: 128}
+    - {model.timesteps: 4, model.width: 16}
+stopping: {name: none}
+budget: {trials: 4}
+resources: {cpus: 1, gpus: auto, gpu_memory_gib: GIB}
+tracking: {required: false}
+"""
+GIB = 2.0
+
+
+def run(folder: Path, address: str, text: str) -> subprocess.CompletedProcess[str]:
+    space = folder / "packed.yaml"
+    space.write_text(text)
+    program = Path(packed_trial.__file__)
+    here = {"PYTHONPATH": f"{program.parent}:{program.parents[2]}", "RAY_AUTH_MODE": "disabled"}
+    return subprocess.run(
+        [sys.executable, str(program), str(folder / "runs"), str(space), address],
+        env={**environment(folder), **here},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def notes(runs: Path) -> dict[int, list[dict[str, Any]]]:
+    files = sorted(fake_trial.side_record(runs, "packed").glob("*.jsonl"))
+    return {
+        int(path.stem): [json.loads(line) for line in path.read_text().splitlines()]
+        for path in files
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    program = Path(packed_trial.__file__)
+    variables = {"PYTHONPATH": f"{program.parent}:{program.parents[2]}"}
+    with ray_cluster(tmp_path_factory.mktemp("ray"), 4, variables, gpus=1) as address:
+        yield address
+
+
+def test_trials_share_a_card_by_their_size(tmp_path: Path, cluster: str) -> None:
+    done = run(tmp_path, cluster, SPACE.replace("GIB", str(GIB)))
+    assert done.returncode == 0, done.stderr
+    ledger = open_ledger(SearchFolder(tmp_path / "runs", "packed"))[1]
+    ledger.close()
+    records = ledger.records
+    assert [record.state for record in records] == ["finished"] * 4, done.stderr
+    found = notes(tmp_path / "runs")
+    shares = {n: [x["share"] for x in lines if "share" in x] for n, lines in found.items()}
+    # The first two have waited for each other, so they ran at once; the third ran alone.
+    assert set(shares[0] + shares[1]) == {0.5}
+    assert set(shares[2]) == {0.9375}
+    began, ended = found[2][0]["time_s"], found[2][-1]["time_s"]
+    for number, lines in found.items():
+        assert number == 2 or not any(began <= line["time_s"] <= ended for line in lines)
+    # The fourth runs out of half a card, once, and goes on with more.
+    assert [attempt.reason for attempt in records[3].attempts] == ["share_too_small", ""]
+    assert not any(attempt.charged for attempt in records[3].attempts)
+    assert shares[3][0] == 0.5
+    assert set(shares[3][1:]) == {0.6875}
+    assert correction(records) == GROWTH
+
+
+def test_a_trial_larger_than_a_card_is_found_before_the_first(tmp_path: Path, cluster: str) -> None:
+    done = run(tmp_path, cluster, SPACE.replace("GIB", "1.0"))
+    assert done.returncode == 2, done.stderr
+    assert "must fit on a card of 1.0 GiB" in done.stderr
+    assert "model.width=128" in done.stderr
