@@ -2,6 +2,9 @@
 
 A measurement is a process of its own, backends in turn, so that peak memory is its own and load
 from elsewhere meets all. `python -m tests.benchmarks.steps [CASE]... [--precision P] [--pairs N]`.
+With `--reference FOLDER` the other side is, in float32, what the papers' code is on a CPU: the same
+layers on the neurons of SpikingJelly 0.0.0.0.12, which `uv pip install --no-deps --target FOLDER
+spikingjelly==0.0.0.0.12` puts there, a static image repeated for every timestep, torch's AdamW.
 """
 
 import argparse
@@ -13,8 +16,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 EVENTS = {"event_data": True, "in_channels": 2, "image_size": 64, "width": 128}
 CASES: dict[str, tuple[dict[str, Any], int]] = {
@@ -25,8 +33,8 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "events T16": (EVENTS | {"timesteps": 16, "block_size": 4}, 4),
 }
 SMALL = ("2-128",)
-PLAIN = "torch"
-BACKENDS = (PLAIN, "cpp")
+PLAIN, FAST = "torch", "cpp"
+REFERENCE = "reference"
 WARM_STEPS, STEPS = 1, 2
 
 
@@ -36,48 +44,53 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("cases", nargs="*", default=list(SMALL), choices=[*CASES, *SMALL])
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--reference", type=Path)
     chosen = parser.parse_args(arguments)
+    plain = (PLAIN, chosen.precision)
+    if chosen.reference is not None:
+        plain = (f"{REFERENCE} {chosen.reference}", "float32")
     for case in chosen.cases:
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in BACKENDS}
-        for _ in range(chosen.pairs):
-            for backend in BACKENDS:
-                found[backend].append(in_process(case, backend, chosen.precision))
-        show(case, chosen.precision, found)
+        pairs = [
+            (in_process(case, *plain), in_process(case, FAST, chosen.precision))
+            for _ in range(chosen.pairs)
+        ]
+        show(f"{case} {chosen.precision} {FAST} against {plain[0].split()[0]} {plain[1]}", pairs)
 
 
-def show(case: str, precision: str, found: dict[str, list[dict[str, float]]]) -> None:
-    plain = found[PLAIN]
-    for backend in BACKENDS[1:]:
-        print(f"{case} {precision} {backend} against {PLAIN}, load {os.getloadavg()[0]:.1f}")
-        for key, unit in (
-            ("step_cpu_s", "s"), ("step_wall_s", "s"), ("eval_cpu_s", "s"), ("eval_wall_s", "s"),
-            ("peak_mib", "MiB"),
-        ):  # fmt: skip
-            pairs = [(a[key], b[key]) for a, b in zip(plain, found[backend], strict=True)]
-            ratios = sorted(a / b for a, b in pairs)
-            before, after = (statistics.median(side) for side in zip(*pairs, strict=True))
-            print(
-                f"  {key:12} {before:8.2f} {unit} -> {after:8.2f} {unit}: "
-                f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
-                flush=True,
-            )
-        share = statistics.median(run["floor_s"] / run["step_wall_s"] for run in found[backend])
+Figures = dict[str, float]
+
+
+def show(title: str, runs: list[tuple[Figures, Figures]]) -> None:
+    print(f"{title}, load {os.getloadavg()[0]:.1f}")
+    for key, unit in (
+        ("step_cpu_s", "s"), ("step_wall_s", "s"), ("eval_cpu_s", "s"), ("eval_wall_s", "s"),
+        ("peak_mib", "MiB"),
+    ):  # fmt: skip
+        pairs = [(a[key], b[key]) for a, b in runs]
+        ratios = sorted(a / b for a, b in pairs)
+        before, after = (statistics.median(side) for side in zip(*pairs, strict=True))
         print(
-            f"  roofline     {100 * share:.0f} % (dense products at the measured peak, currents at "
-            "the measured bandwidth; above 100 % where spikes save products)"
+            f"  {key:12} {before:8.2f} {unit} -> {after:8.2f} {unit}: "
+            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+            flush=True,
         )
+    share = statistics.median(run["floor_s"] / run["step_wall_s"] for _, run in runs)
+    print(
+        f"  roofline     {100 * share:.0f} % (plain dense products at the measured peak, currents "
+        "at the measured bandwidth; above 100 % where spikes or Winograd's points save products)"
+    )
 
 
-def in_process(case: str, backend: str, precision: str) -> dict[str, float]:
+def in_process(case: str, backend: str, precision: str) -> Figures:
     """Measure in a fresh process."""
     command = [sys.executable, "-m", "tests.benchmarks.steps", "--", case, backend, precision]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
     return figures
 
 
-def measure(case: str, backend: str, precision: str) -> dict[str, float]:
+def measure(case: str, backend: str, precision: str) -> Figures:
     """Seconds of a step and of an evaluation, and the peak above the process before them."""
     import torch
 
@@ -92,27 +105,30 @@ def measure(case: str, backend: str, precision: str) -> dict[str, float]:
 
     fields, batch = CASES[case]
     config = ModelConfig.model_validate(fields)
-    train = TrainConfig.model_validate({"neuron_backend": backend, "precision": precision})
     device = torch.device("cpu")
     torch.manual_seed(0)
     model = build_model(config)
-    assert use_backend(model, train, device) == backend
-    optimization = Optimization(model, train, device, ALONE)
     x = torch.randn(batch, config.in_channels, config.image_size, config.image_size)
     if config.event_data:
         shape = (batch, config.timesteps, *x.shape[1:])
         x = torch.poisson(torch.full(shape, 0.2))
     y = torch.randint(0, config.num_classes, (batch,))
+    step: Callable[[], object]
+    if backend.startswith(REFERENCE):
+        forward, step = reference_steps(model, backend.split()[1], x, y, config.timesteps)
+        train = TrainConfig()
+    else:
+        train = TrainConfig.model_validate({"neuron_backend": backend, "precision": precision})
+        assert use_backend(model, train, device) == backend
+        optimization = Optimization(model, train, device, ALONE)
+        forward, step = partial(model, x), partial(optimization.step, x, y, 1.0)
     before_mib = resident_mib("VmRSS")
     assert before_mib is not None
-
-    def step() -> None:
-        optimization.step(x, y, 1.0)
 
     @torch.no_grad()
     def evaluate() -> None:
         with autocast(device, train.precision):
-            model(x)
+            forward()
 
     step_cpu_s, step_wall_s = timed(step)
     peak_mib = peak_memory_mib(device) - before_mib
@@ -127,7 +143,44 @@ def measure(case: str, backend: str, precision: str) -> dict[str, float]:
     }  # fmt: skip
 
 
-def timed(work: Callable[[], None]) -> tuple[float, float]:
+def reference_steps(
+    model: "nn.Module", folder: str, x: "torch.Tensor", y: "torch.Tensor", timesteps: int
+) -> tuple[Callable[[], "torch.Tensor"], Callable[[], None]]:
+    """A pass and a step as the papers' code makes them, with its neurons."""
+    import spikingjelly
+    import torch
+    from torch.nn import functional as nnf
+
+    from trainables.model.neurons import SpikingNeuron
+
+    spikingjelly.__path__.append(str(Path(folder) / "spikingjelly"))
+    from spikingjelly.clock_driven import functional, neuron
+
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if name.endswith("lif"):
+                threshold = float(cast(SpikingNeuron, child).v_threshold)
+                node = neuron.MultiStepLIFNode(
+                    tau=2.0, v_threshold=threshold, detach_reset=True, backend="torch"
+                )
+                setattr(module, name, node)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.06)
+
+    def forward() -> torch.Tensor:
+        functional.reset_net(model)
+        frames = x if x.dim() == 5 else x.unsqueeze(1).repeat(1, timesteps, 1, 1, 1)
+        logits: torch.Tensor = model(frames)
+        return logits
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nnf.cross_entropy(forward().mean(0), y).backward()
+        optimizer.step()
+
+    return forward, step
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
     """Median CPU and wall seconds, after the first runs."""
     cpu: list[float] = []
     wall: list[float] = []
