@@ -219,6 +219,21 @@ def test_one_trial_waits_for_its_share_and_the_next_is_chosen_after(tmp_path: Pa
     ledger.close()
 
 
+def test_trials_are_chosen_for_machines_that_are_there_now(tmp_path: Path) -> None:
+    spec, folder, ledger = made_search(tmp_path)
+    director = direct(spec, folder, ledger, Clock())
+    packing = replace(on_cards(spec, 24_000.0), smallest={"cpu": 1.0, "gpu": 1.0})
+    there = [Machine(4.0, 1)]
+    director.shares.use(packing, lambda: there)
+    start(director)
+    assert director.next_assignment() == WAIT
+    there.append(Machine(4.0, 1))
+    start(director)
+    there.clear()
+    assert director.next_assignment() == WAIT
+    ledger.close()
+
+
 class Outgrowing(SpikingTrial):
     error: BaseException = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
