@@ -9,7 +9,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: demo test test-gpu lint bench bench-gpu bench-search chaos chaos-mutants clean lock wheel
+.PHONY: demo test test-gpu lint bench bench-gpu bench-search chaos chaos-mutants clean lock wheel screenshots
 
 demo: $(STAMP)  ## Search on scikit-learn's digits, ending with leaderboard and report
 	@name=digits-$$(date +%Y%m%d-%H%M%S); \
@@ -53,6 +53,10 @@ chaos-mutants: $(STAMP)  ## Plant bugs in a copy of the tree; the fault tests mu
 wheel: $(STAMP)  ## dist/: the wheel and the locks that a cluster's machines install
 	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir dist
 	cp requirements.lock cluster/head.lock dist
+
+screenshots: export PYTHONPATH := .:tests/integration
+screenshots: $(STAMP)  ## The README's pictures, from a real search in a headless Chromium
+	$(BIN)/python -m tests.screenshots
 
 clean:  ## Remove everything that was built or recorded
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

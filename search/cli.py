@@ -14,6 +14,7 @@ from search.cli_data import data_command
 from search.cli_evaluate import evaluate_command
 from search.cli_jobs import jobs_command, submit_command
 from search.cli_plan import plan_command
+from search.cli_promote import promote_command
 from search.cli_search import (
     best_command,
     report_command,
@@ -81,6 +82,7 @@ for _command in (
     calibrate_command,
     sync_command,
     train_command,
+    promote_command,
     evaluate_command,
     convert_command,
     data_command,

@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import subprocess
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from search.cli_options import (
     set_option,
     trial_config,
 )
+from search.records import TrialRecord
 from search.results import best
 from search.tracking import resolve_uri, ui_environment
 from search.tracking import ui_command as ui_command_line
 from search.wording import metric_text
 from spaces.loader import load_trial_config
+from spaces.schema import SearchSpec
 from trainables.config import TrialConfig
 from trainables.errors import InputError
 
@@ -60,7 +62,10 @@ def train_command(
     else:
         trial, label = _from_search(runs, source or "", overrides)
     folder = (out or runs / "trained" / f"{label}-{trial.config_hash()[:8]}").resolve()
-    _train(make_console(), trial, folder, processes)
+    console = make_console()
+    path = train_network(console, trial, folder, processes)
+    console.print(f"Checkpoint: {path}", highlight=False)
+    console.print(f"Next: spiketune evaluate {path}", highlight=False)
 
 
 @click.command("ui")
@@ -85,6 +90,19 @@ def ui_command(port: int, uri: str | None, runs: Path) -> None:
 def _from_search(runs: Path, source: str, overrides: tuple[str, ...]) -> tuple[TrialConfig, str]:
     name, _, number = source.partition(":")
     spec, _, records = open_recorded(runs, name)
+    chosen = chosen_trial(name, number, spec, records)
+    label = f"{name}-{chosen.name}"
+    return trial_config(chosen.config, overrides, label), label
+
+
+def chosen_trial(
+    name: str, number: str, spec: SearchSpec, records: Sequence[TrialRecord]
+) -> TrialRecord:
+    """The trial that `NAME:TRIAL` means, or the best one where it has no number.
+
+    Raises:
+        InputError: there is no such trial.
+    """
     if number:
         chosen = next((r for r in records if number.isdecimal() and r.number == int(number)), None)
     else:
@@ -92,30 +110,46 @@ def _from_search(runs: Path, source: str, overrides: tuple[str, ...]) -> tuple[T
     if chosen is None:
         have = f"0 to {len(records) - 1}" if records else "none"
         raise InputError(f"{name} must have trial {number or 'with a result'}, but it has {have}")
-    label = f"{name}-{chosen.name}"
-    return trial_config(chosen.config, overrides, label), label
+    return chosen
 
 
-def _train(console: Console, trial: TrialConfig, folder: Path, processes: int) -> None:
+def train_network(
+    console: Console,
+    trial: TrialConfig,
+    folder: Path,
+    processes: int,
+    told: Callable[[Mapping[str, Any]], object] = lambda _: None,
+) -> Path:
+    """Train to the last epoch, from the last checkpoint if there is one, and show each epoch.
+
+    Args:
+        console: where to.
+        trial: the network and how it is trained.
+        folder: of the checkpoints.
+        processes: that share each batch.
+        told: is given each epoch's metrics; those of the restored one first, again.
+
+    Returns:
+        The last epoch's checkpoint.
+    """
     from trainables import checkpoint as checkpoints
 
     last = checkpoints.last_good(folder)
     epoch = 0 if last is None else last.epoch
     epochs = _epochs(trial, folder, processes)
     if last is not None:
-        next(epochs)  # the epoch of the checkpoint, reported again
+        told(next(epochs))  # the epoch of the checkpoint, reported again
         console.print(f"continuing after epoch {epoch} in {folder}")
     console.print("  ".join(["epoch", *(f"{name:>11}" for name in SHOWN)]), style="bold")
     while epoch < trial.train.total_epochs:
         with console.status(f"epoch {epoch + 1} of {trial.train.total_epochs}"):
             metrics = next(epochs)
         epoch = metrics["epoch"]
+        told(metrics)
         cells = (f"{metric_text(n, metrics[n], named=False):>11}" for n in SHOWN)
         console.print("  ".join([f"{epoch:5}", *cells]), highlight=False)
     epochs.close()
-    path = checkpoints.epoch_path(folder, epoch)
-    console.print(f"Checkpoint: {path}", highlight=False)
-    console.print(f"Next: spiketune evaluate {path}", highlight=False)
+    return checkpoints.epoch_path(folder, epoch)
 
 
 def _epochs(

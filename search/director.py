@@ -45,6 +45,7 @@ METRICS = (
     "epoch", "timesteps", "train_loss", "val_loss", "val_top1", "val_top5", "energy_mj", "sops_g",
     "firing_rate", "params_m", "images_per_s", "peak_memory_mib", "epoch_s",
 )  # fmt: skip
+USAGE = "system/"  # where MLflow looks for system metrics
 SECONDS_AN_HOUR = 3600.0
 WAIT: Final = "wait"
 
@@ -275,7 +276,9 @@ class Director:
         host = str(result.get("hostname", ""))
         self.ledger.report(number, epoch, metrics, rates, outcome, decision.spared, host)
         record = self.ledger.record(number)
-        self._tracker.trial_epoch(number, epoch, metrics, record.epochs[-1].time_s)
+        # What it took of its machine is no result: MLflow shows it, the ledger does not keep it.
+        usage = {k: float(v) for k, v in result.items() if k.startswith(USAGE)}
+        self._tracker.trial_epoch(number, epoch, metrics | usage, record.epochs[-1].time_s)
         if isinstance(outcome, Pause):
             self._running.discard(number)
             self._tracker.trial_paused(record)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.connect import ray_session
 from cluster.resources import trial_processes
+from search.datasets import datasets
 from search.director import Director, Watcher, trial_files
 from search.first import with_warm_points
 from search.folder import SearchFolder
@@ -169,7 +170,7 @@ def _run(
     tracker = Tracker(tracker_config(spec, folder, ledger.search_id, uri))
     try:
         tracker.start()
-        tracker.search_started(_params(spec), versions(), _artifacts(folder))
+        tracker.search_started(_params(spec), versions(), _artifacts(folder), _datasets(spec))
         director = Director(spec, folder, ledger, tracker, watcher)
         received.listen(lambda: setattr(director, "closing", True))
         _fit(director, folder, packing, trainable)
@@ -392,6 +393,13 @@ def _params(spec: SearchSpec) -> dict[str, Any]:
         "budget.trials": spec.budget.trials,
         "train.epochs": spec.base_config.train.epochs,
     }
+
+
+def _datasets(spec: SearchSpec) -> list[dict[str, str]]:
+    """The data of every trial; none where trials differ in them."""
+    if any(key.startswith("data.") for key in spec.search_space.domains):
+        return []
+    return datasets(spec.base_config, "train", "val")
 
 
 def _artifacts(folder: SearchFolder) -> dict[str, str]:

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,28 @@ class EventWriter(ABC):
         self._started: set[int] = set()
         self._ended: dict[int, str] = {}
         self._paused: dict[int, int] = {}  # the epoch at which it waits
+        self._datasets: Sequence[Mapping[str, str]] = ()
 
     @abstractmethod
     def _append(self, kind: str, time_s: float, body: Mapping[str, Any]) -> bool:
         """Keep one event; False when it could not be kept."""
 
     def search_started(
-        self, params: Mapping[str, Any], tags: Mapping[str, str], artifacts: Mapping[str, str]
+        self,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        artifacts: Mapping[str, str],
+        datasets: Sequence[Mapping[str, str]] = (),
     ) -> None:
-        """Report the search itself; `artifacts` maps file names to their text."""
+        """Report the search itself.
+
+        Args:
+            params: what was chosen for it.
+            tags: versions.
+            artifacts: file names and their text.
+            datasets: what it and all of its trials use, as `search.datasets` describes it.
+        """
+        self._datasets = datasets
         self._append(
             "search_start",
             time.time(),
@@ -49,6 +62,7 @@ class EventWriter(ABC):
                 "params": _texts(params, _MAX_PARAM_CHARS),
                 "tags": _texts(tags, _MAX_TAG_CHARS),
                 "artifacts": _artifacts(artifacts),
+                "datasets": list(datasets),
             },
         )
 
@@ -65,6 +79,7 @@ class EventWriter(ABC):
             "params": _texts(record.params, _MAX_PARAM_CHARS),
             "tags": tags,
             "artifacts": _artifacts({"config.json": text}),
+            "datasets": list(self._datasets),
         }
         if self._append("trial_start", record.started_s, body):
             self._started.add(record.number)
@@ -167,7 +182,9 @@ class EventWriter(ABC):
 
     def _note(self, event: Event) -> None:
         number: Any = event.body.get("trial")
-        if event.kind == "epoch":
+        if event.kind == "search_start":
+            self._datasets = event.body.get("datasets", ())
+        elif event.kind == "epoch":
             self._mark_seen(number, event.body["epoch"])
         elif event.kind == "trial_pause":
             self._paused[number] = event.body["epoch"]

@@ -52,6 +52,9 @@ class Store(Protocol):
     def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags."""
 
+    def log_datasets(self, run_id: str, datasets: Sequence[Mapping[str, str]]) -> None:
+        """Say which data a run used; each is what MLflow's `Dataset` takes and a `context`."""
+
     def upload(self, run_id: str, name: str, content: Mapping[str, str]) -> None:
         """Store one artifact from its `text` or from the file at its `path`."""
 
@@ -168,17 +171,24 @@ class RunWriter:
         for name, content in event.body["artifacts"].items():
             self._store.upload(run_id, name, content)
 
+    def _log_datasets(self, run_id: str, event: Event) -> None:
+        datasets = event.body.get("datasets")  # earlier versions' spools have none
+        if datasets:
+            self._store.log_datasets(run_id, datasets)
+
     def _search_start(self, event: Event) -> None:
         run = self._ids[_PARENT]
         self._store.set_status(run, "RUNNING")
         self._store.log_params(run, event.body["params"])
         self._store.log_tags(run, {"spiketune.state": "running", **event.body["tags"]})
+        self._log_datasets(run, event)
         self._upload(run, event)
 
     def _trial_start(self, event: Event) -> None:
         run = self._trial_run(event)
         self._store.log_params(run, event.body["params"])
         self._store.log_tags(run, event.body["tags"])
+        self._log_datasets(run, event)
         self._upload(run, event)
 
     def _epoch(self, event: Event) -> None:

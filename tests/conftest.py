@@ -62,3 +62,13 @@ def mlflow_server(
     server = MlflowServer(folder)
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def finished_search(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the search `tiny` has run to its end, one trial at a time."""
+    from tiny_search import spiketune, write_space
+
+    folder = tmp_path_factory.mktemp("finished")
+    spiketune(folder, "search", str(write_space(folder)), "--set", "resources.concurrent=1")
+    return folder

@@ -112,6 +112,11 @@ def load(path: Path, device: str = "cpu") -> Checkpoint:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
 
 
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 of the evaluated weights; files of equal ones may differ in their header's order."""
+    return _digest(_stored("model", checkpoint.evaluated), "")
+
+
 def epoch_path(folder: Path, epoch: int) -> Path:
     """File of an epoch's checkpoint."""
     return folder / f"epoch-{epoch:04d}{SUFFIX}"

@@ -19,6 +19,7 @@ from trainables.errors import SpiketuneError, TrialFailedError
 from trainables.launch import train_alone
 from trainables.memory import is_out_of_memory, limit_device_memory
 from trainables.parallel import World
+from trainables.usage import UsageMeter
 
 POLL_S = 1.0
 END_S = 60.0
@@ -70,7 +71,8 @@ class SpikingTrial(_Trial):
         try:
             if self._epochs is None:
                 self._epochs = self._start()
-            return _reported(next(self._epochs))
+                self._usage = UsageMeter()
+            return _reported(next(self._epochs)) | self._usage.read()
         except (SpiketuneError, RuntimeError, MemoryError) as error:
             final = _final_failure(error)
             if final is None:
@@ -212,9 +214,10 @@ def _share(config: dict[str, Any]) -> None:
     device_index = get_device().index or 0
     world = World(context.get_world_rank(), context.get_world_size(), device_index)
     trial = TrialConfig.model_validate(config["trial"])
+    usage = UsageMeter()
     for epoch in train_alone(trial, Path(config["folder"]), world):
         if world.rank == 0:
-            config["reports"].put(_reported(epoch))
+            config["reports"].put(_reported(epoch) | usage.read())
         if not epoch["done"] and not _may_go_on(config["leave"], world):
             return
 

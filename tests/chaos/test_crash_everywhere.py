@@ -108,6 +108,9 @@ class Store:
     def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         self.runs[int(run_id)]["tags"] |= tags
 
+    def log_datasets(self, run_id: str, datasets: Sequence[Mapping[str, str]]) -> None:
+        self.runs[int(run_id)]["datasets"] = list(datasets)
+
     def upload(self, run_id: str, name: str, content: Mapping[str, str]) -> None:
         self.runs[int(run_id)]["files"][name] = content
 

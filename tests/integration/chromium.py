@@ -53,13 +53,13 @@ class Page:
             self.complaints.append(params["entry"]["text"])
 
     async def open(
-        self, path: Path, width: int = 1100, height: int = 900, *, dark: bool = False
+        self, path: Path | str, width: int = 1100, height: int = 900, *, dark: bool = False
     ) -> None:
         for domain in ("Page", "Runtime", "Network", "Log"):
             await self.call(f"{domain}.enable")
         await self.size(width, height)
         await self.scheme("dark" if dark else "light")
-        await self.call("Page.navigate", url=path.as_uri())
+        await self.call("Page.navigate", url=path if isinstance(path, str) else path.as_uri())
         await self.until("document.readyState === 'complete'")
 
     async def size(self, width: int, height: int) -> None:

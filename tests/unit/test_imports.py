@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ORDER = ("trainables", "spaces", "cluster", "search")
 DOORS = {
-    "mlflow": ("search/tracking.py",),
+    "mlflow": ("search/tracking_store.py",),
     "ray": ("search/", "cluster/", "trainables/trial.py"),
     "spikingjelly": ("trainables/model/neurons.py", "trainables/data/"),
     "torch": ("trainables/", "search/cli_train.py"),

@@ -1,0 +1,156 @@
+"""Ledger, `best`, report and MLflow say the same numbers, to the last digit."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from search.cli import main
+from search.cli_options import open_recorded
+from search.director import USAGE
+from search.records import TrialRecord
+
+# Columns of the report's table, in its order, from the fourth on.
+SHOWN = ("val_top1", "energy_mj", "params_m")
+ROW = re.compile(r'<tr id="t(\d{5})"(.*?)</tr>', re.DOTALL)
+CELL = re.compile(r'<td(?: class="[^"]*")?(?: data-v="([^"]*)")?>(.*?)</td>')
+
+
+@pytest.fixture(scope="module")
+def records(finished_search: Path) -> dict[str, TrialRecord]:
+    _, _, found = open_recorded(finished_search / "runs", "tiny")
+    assert len(found) == 6
+    assert all(record.epochs for record in found)
+    return {record.name: record for record in found}
+
+
+@pytest.fixture(scope="module")
+def runs(finished_search: Path) -> tuple[MlflowClient, dict[str, Run]]:
+    client = MlflowClient(f"sqlite:///{finished_search / 'runs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], "tags.`mlflow.parentRunId` != ''")
+    return client, {str(run.info.run_name): run for run in found}
+
+
+def results(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics without what a trial takes of its machine, which is MLflow's only."""
+    return {name: value for name, value in metrics.items() if not name.startswith(USAGE)}
+
+
+def spiketune_json(folder: Path, *words: str) -> Any:
+    arguments = [*words, "--format", "json", "--runs", str(folder / "runs")]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_best_and_report_have_the_ledgers_numbers(
+    finished_search: Path, records: dict[str, TrialRecord]
+) -> None:
+    trees = [
+        spiketune_json(finished_search, "best", "tiny"),
+        spiketune_json(finished_search, "report", "tiny"),
+        json.loads((finished_search / "runs/tiny/report.json").read_text()),
+    ]
+    for tree in trees:
+        rows = {row["name"]: row for row in tree["trials"]}
+        assert rows.keys() == records.keys()
+        for name, record in records.items():
+            assert rows[name]["metrics"] == dict(record.last), name
+            assert rows[name]["params"] == dict(record.params), name
+
+
+def test_mlflow_has_the_ledgers_numbers(
+    records: dict[str, TrialRecord], runs: tuple[MlflowClient, dict[str, Run]]
+) -> None:
+    client, by_name = runs
+    assert by_name.keys() == records.keys()
+    for name, record in records.items():
+        run = by_name[name]
+        assert results(run.data.metrics) == dict(record.last), name
+        # As the YAML writes them, and nothing beside them.
+        assert run.data.params == {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in record.params.items()
+        }
+        for metric in record.last:
+            history = client.get_metric_history(run.info.run_id, metric)
+            assert {row.step: row.value for row in history} == {
+                epoch.epoch: epoch.metrics[metric] for epoch in record.epochs
+            }, (name, metric)
+
+
+def test_the_report_page_has_the_ledgers_numbers(
+    finished_search: Path, records: dict[str, TrialRecord]
+) -> None:
+    page = (finished_search / "runs/tiny/report.html").read_text()
+    table = page.partition('<table id="trials">')[2].partition("</table>")[0]
+    found = {name: CELL.findall(cells) for name, cells in ROW.findall(table)}
+    assert found.keys() == records.keys()
+    for name, record in records.items():
+        exact = [value or text for value, text in found[name]]
+        assert [float(text) for text in exact[4:7]] == [record.last[m] for m in SHOWN]
+        told = {text for text in exact[7:] if text != "–"}
+        assert {str(value) for value in record.params.values()} <= told, name
+
+
+def test_the_parent_run_sums_up(
+    finished_search: Path,
+    records: dict[str, TrialRecord],
+    runs: tuple[MlflowClient, dict[str, Run]],
+) -> None:
+    client, by_name = runs
+    (parent_id,) = {run.data.tags["mlflow.parentRunId"] for run in by_name.values()}
+    metrics = client.get_run(parent_id).data.metrics
+    tree = spiketune_json(finished_search, "best", "tiny")
+    best = records[tree["best"]["name"]]
+    assert metrics["best_trial"] == best.number
+    assert metrics["best_val_top1"] == best.last["val_top1"]
+    assert metrics["trials"] == len(records)
+
+
+def test_every_run_says_its_data_and_what_it_took(
+    runs: tuple[MlflowClient, dict[str, Run]],
+) -> None:
+    client, by_name = runs
+    parent = client.get_run(next(iter(by_name.values())).data.tags["mlflow.parentRunId"])
+    told = set()
+    for run in (parent, *by_name.values()):
+        assert run.inputs is not None
+        told.add(
+            tuple(
+                sorted(
+                    (given.tags[0].value, given.dataset.name, given.dataset.digest)
+                    for given in run.inputs.dataset_inputs
+                )
+            )
+        )
+    ((training, validation),) = told
+    assert training[:2] == ("training", "digits-train")
+    assert validation[:2] == ("validation", "digits-val")
+    assert training[2] != validation[2]
+    for run in by_name.values():
+        taken = {name: v for name, v in run.data.metrics.items() if name.startswith(USAGE)}
+        assert taken.keys() >= {"system/cpu_pct", "system/memory_mib"}
+        assert 0.0 < taken["system/cpu_pct"] < 10_000.0
+        assert 50.0 < taken["system/memory_mib"] < 100_000.0
+        steps = [m.step for m in client.get_metric_history(run.info.run_id, "system/memory_mib")]
+        assert sorted(steps) == list(range(1, len(steps) + 1))
+
+
+def test_every_run_has_its_artifacts(runs: tuple[MlflowClient, dict[str, Run]]) -> None:
+    client, by_name = runs
+    for run in by_name.values():
+        found = {entry.path for entry in client.list_artifacts(run.info.run_id)}
+        kept = {"checkpoint"} if run.data.tags["spiketune.state"] == "finished" else set()
+        assert found == {"config.json", "firing_rates.json"} | kept
+    parent_id = next(iter(by_name.values())).data.tags["mlflow.parentRunId"]
+    found = {entry.path for entry in client.list_artifacts(parent_id)}
+    assert found == {"search.yaml", "resolved.yaml", "report.html", "report.json"}
