@@ -18,10 +18,11 @@ from search.folder import SearchFolder
 from search.packing import Packing, machines_here, packing_here, slots_here
 from search.recorded import create_ledger, open_ledger
 from search.records import TrialRecord
-from search.results import best, hypervolume, pareto, saved_epochs, stopping_check, worst
+from search.results import stopping_check
 from search.screening import check_screen
 from search.signals import Interruption, interruption
 from search.study import Ledger
+from search.summary import summary_metrics
 from search.tracking import Tracker, TrackerConfig, preload, redact, resolve_uri
 from search.tracking_uri import check_reachable
 from search.versions import versions
@@ -345,34 +346,6 @@ def _report_info(spec: SearchSpec, folder: SearchFolder) -> dict[str, str]:
         "energy convention": _convention(spec),
         "versions": ", ".join(f"{k} {v}" for k, v in manifest["versions"].items()),
     }
-
-
-def summary_metrics(spec: SearchSpec, records: list[TrialRecord]) -> dict[str, float]:
-    """What the parent run says of a search: best value an objective, Pareto size, hypervolume."""
-    metrics: dict[str, float] = {"trials": float(len(records))}
-    top = best(records, spec.objectives)
-    spent, full = saved_epochs(records, spec.base_config.train.total_epochs)
-    if full:
-        metrics["saved_epochs_frac"] = 1.0 - spent / full
-    check = stopping_check(records, spec.stopping_metric, spec.stopping_mode)
-    if check is not None:
-        metrics |= {
-            "stopping_checked": float(check.checked),
-            "stopping_missed": float(check.missed),
-        }
-    if top is None:
-        return metrics
-    metrics["best_trial"] = float(top.number)
-    front = pareto(records, spec.objectives)
-    metrics["pareto_points"] = float(len(front))
-    for objective in spec.objectives:
-        found = [r.last[objective.metric] for r in front]
-        metrics[f"best_{objective.metric}"] = (max if objective.mode == "max" else min)(found)
-    if len(spec.objectives) > 1:
-        modes = [o.mode for o in spec.objectives]
-        points = [tuple(r.last[o.metric] for o in spec.objectives) for r in front]
-        metrics["hypervolume"] = hypervolume(points, worst(records, spec.objectives), modes)
-    return metrics
 
 
 def _convention(spec: SearchSpec) -> str:
