@@ -8,7 +8,9 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from search import study
 from search.lease import LeaseLostError
+from search.loading import load
 from search.study import Ledger, LedgerError
 from spaces.schema import Objective
 from trainables.errors import InputError
@@ -151,3 +153,26 @@ def test_another_program_that_adds_a_trial_is_noticed(url: str, ledger: Ledger) 
     optuna.load_study(storage=url, study_name="s").ask()
     with pytest.raises(LedgerError, match="another program"):
         add(ledger)
+
+
+def test_a_ledger_that_nobody_has_changed_is_not_read_again_when_it_is_taken(
+    url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+    monkeypatch.setattr(study, "load", lambda *given: reads.append(1) or load(*given))
+    add(ledger)
+    ledger.close()
+    again = Ledger.open(url, "s")
+    again.take()
+    assert len(reads) == 1
+    again.close()
+
+    late = Ledger.open(url, "s")
+    other = Ledger.open(url, "s", write=True)
+    number = add(other, 32)
+    other.close()
+    before = len(reads)
+    late.take()
+    assert len(reads) == before + 1
+    assert late.record(number).params["model.width"] == 32
+    late.close()
