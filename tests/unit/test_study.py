@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -159,7 +160,12 @@ def test_a_ledger_that_nobody_has_changed_is_not_read_again_when_it_is_taken(
     url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[int] = []
-    monkeypatch.setattr(study, "load", lambda *given: reads.append(1) or load(*given))
+
+    def counted(*given: Any) -> Any:
+        reads.append(1)
+        return load(*given)
+
+    monkeypatch.setattr(study, "load", counted)
     add(ledger)
     ledger.close()
     again = Ledger.open(url, "s")

@@ -44,7 +44,7 @@ class Store:
 
 
 def started(numbers: Sequence[int], *, uncertain: bool = False) -> Chunk:
-    body = {"params": {}, "tags": {}, "artifacts": {}}
+    body: dict[str, object] = {"params": {}, "tags": {}, "artifacts": {}}
     events = [Event(n + 1, "trial_start", 1.0, {"trial": n, **body}) for n in numbers]
     return Chunk(events, 0, 0, uncertain=uncertain)
 
