@@ -58,7 +58,7 @@ def main(folder: Path, trials: int) -> None:
     counted(RayActorManager, "add_actor", "workers asked for")
     counted(TuneController, "save_to_dir", "snapshots")
     counted(TuneController, "is_finished", "trials Tune walks through", lambda c: len(c._trials))
-    counted(TuneController, "step", "steps")
+    counted(TuneController, "is_finished", "walks")
     counted(_Mlflow, "find_runs", "searches in the store")
     for module, name in ((tracking_runs, "append_checked"), (tracking_runs, "write_checked")):
         counted(module, name, "bytes of ids", lambda _path, value: len(json.dumps(value)))
