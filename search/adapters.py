@@ -21,6 +21,9 @@ from search.retries import HANG, loss_of
 
 _DIRECTORS: dict[str, Director] = {}
 _SLOTS: dict[str, Callable[[], int]] = {}
+_KEPT = (
+    256  # trials that Tune still knows: far more than may be between their end and its last word
+)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -53,6 +56,32 @@ def _error_text(trial: Trial) -> str:
         return Path(trial.error_file).read_text(errors="replace").rpartition("Failure #")[2]
     except (OSError, TypeError):
         return ""
+
+
+def forget_ended(controller: Any) -> None:
+    """Let Tune's controller drop most of the trials that have ended.
+
+    It keeps them all with their configurations, walks through them several times a step, and writes
+    them to its own record, which nobody reads.
+    """
+    trials: list[Trial] = controller._trials
+    if len(trials) < 2 * _KEPT:
+        return
+    old = {
+        trial
+        for trial in trials[:-_KEPT]
+        if trial.is_finished() and trial not in controller._trial_to_actor
+    }
+    trials[:] = [trial for trial in trials if trial not in old]
+    for kept in (
+        controller._live_trials,
+        controller._stopped_trials,
+        controller._failed_trials,
+        controller._trials_to_cache,
+    ):
+        kept -= old
+    for trial in old:
+        controller._trial_metadata.pop(trial.trial_id, None)
 
 
 class LedgerSearcher(Searcher):
@@ -112,6 +141,20 @@ class LedgerScheduler(FIFOScheduler):
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Take the last report: Tune shows one that says `done` to nobody else."""
         _report(self._key, trial, result)
+        forget_ended(tune_controller)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Nothing to decide: the director hears of it from the callback."""
+        forget_ended(tune_controller)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """None: Tune starts what is pending by itself.
+
+        A trial named here is given a worker that another one has just left, although its own is
+        about to come up. That one is then killed for the next trial to wait for one of its own, and
+        where trials are short every one costs a process that never does anything.
+        """
+        return None
 
 
 class LedgerCallback(Callback):

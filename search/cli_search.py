@@ -25,6 +25,7 @@ from search.progress import Progress
 from search.recorded import check_same, open_ledger
 from search.records import TrialRecord
 from search.results import best, pareto, rows, stopping_check
+from search.study import Ledger
 from search.tables import print_insight, print_results, print_savings
 from search.wording import STATE_STYLES, duration, metric_text
 from spaces.loader import load_search_space
@@ -61,9 +62,12 @@ def search_command(
         click.echo(f"{file} is valid: {spec.budget.trials} trials would go to {folder.path}")
         return
     if resume and folder.exists:
-        known, _, records = open_recorded(runs, folder.name)
-        check_same(known, spec, folder.name)
-        _resume(console, known, folder, records, address, force=False)
+        known, ledger = open_ledger(folder)
+        try:
+            check_same(known, spec, folder.name)
+            _resume(console, known, folder, ledger, address, force=False)
+        finally:
+            ledger.close()
         return
     from search.runner import start_search
 
@@ -85,23 +89,22 @@ def resume_command(name: str, force: bool, address: str | None, runs: Path) -> N
     """Continue the search NAME: finished trials are kept, unfinished ones go on."""
     folder = SearchFolder(runs, name)
     spec, ledger = open_ledger(folder, force=force)
-    ledger.close()
-    _resume(make_console(), spec, folder, ledger.records, address, force=force)
+    _resume(make_console(), spec, folder, ledger, address, force=force)
 
 
 def _resume(
     console: Console,
     spec: SearchSpec,
     folder: SearchFolder,
-    records: list[TrialRecord],
+    ledger: Ledger,
     address: str | None,
     *,
     force: bool,
 ) -> None:
     from search.runner import resume_search
 
-    with Progress(console, spec, records) as progress:
-        outcome = resume_search(folder, address, progress, force=force)
+    with Progress(console, spec, ledger.records) as progress:
+        outcome = resume_search(folder, address, progress, force=force, opened=(spec, ledger))
     _finish(console, spec, folder, outcome)
 
 

@@ -37,7 +37,7 @@ from search.stopping import Decision, health, promotion
 from search.study import Ledger
 from search.tracking import Tracker
 from spaces.schema import SearchSpec
-from trainables.checkpoint import BEST
+from trainables.files import BEST
 
 logger = logging.getLogger(__name__)
 

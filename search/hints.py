@@ -5,6 +5,7 @@ trials is held against that among all usable ones, and the allowed error is divi
 of things that could be said.
 """
 
+import bisect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,12 +146,22 @@ def _leading(spec: SearchSpec, basis: Basis) -> set[int]:
 def _chosen(spec: SearchSpec, basis: Basis) -> set[int]:
     """Positions of the trials that no other beats, then those that only these beat, and so on."""
     columns = [_losses(basis.column(i), o.mode) for i, o in enumerate(spec.objectives)]
-    left = dict(enumerate(zip(*columns, strict=True)))
+    losses = list(zip(*columns, strict=True))
+    fronts: list[list[int]] = []
+    # In this order only an earlier trial can beat a later one; who is beaten on a front is beaten
+    # on all those before it.
+    for i in sorted(range(len(losses)), key=losses.__getitem__):
+        at = bisect.bisect_left(
+            fronts, 1, key=lambda f: not any(_beats(losses[j], losses[i]) for j in reversed(f))
+        )
+        if at == len(fronts):
+            fronts.append([])
+        fronts[at].append(i)
     found: set[int] = set()
-    while len(found) < _num_good(len(basis.records)):
-        front = {i for i, own in left.items() if not any(_beats(o, own) for o in left.values())}
-        found |= front
-        left = {i: loss for i, loss in left.items() if i not in front}
+    for front in fronts:
+        if len(found) >= _num_good(len(losses)):
+            break
+        found |= set(front)
     return found
 
 

@@ -108,6 +108,11 @@ class Lease:
         row = self._row()
         return _holder(row) if row is not None and row["token"] else None
 
+    def changes(self) -> int:
+        """The number of transactions this ledger has seen."""
+        row = self._row()
+        return int(row["changes"]) if row is not None else 0
+
     def acquire(self) -> Holder | None:
         """Take the lease and begin to beat; a dead holder's is taken over.
 
@@ -156,14 +161,12 @@ class Lease:
         """
         ours = (LEASES.c.study_id == self._study_id) & (LEASES.c.token == self._mine.token)
         beat = update(LEASES).where(ours)
-        done = session.execute(
-            beat.values(beat=LEASES.c.beat + 1, beat_s=time.time(), changes=LEASES.c.changes + 1)
-        )
-        if not self._held or done.rowcount != 1:  # type: ignore[attr-defined]
+        beat = beat.values(beat=LEASES.c.beat + 1, beat_s=time.time(), changes=LEASES.c.changes + 1)
+        counted = session.connection().execute(beat.returning(LEASES.c.changes)).scalar()
+        if not self._held or counted is None:
             self.lost.set()
             self.check()
-        found = session.execute(select(LEASES.c.changes).where(ours)).scalar_one()
-        return int(found)
+        return int(counted or 0)
 
     def check(self) -> None:
         """Raise when the lease has been lost.

@@ -95,17 +95,32 @@ def open_ledger(
             )
         spec = recorded_spec(ledger.facts, folder)
         if write:
-            manifest = _own_manifest(folder, ledger)
-            sessions = [manifest["versions"]] if manifest else [s.versions for s in ledger.sessions]
-            if sessions:  # none when the driver was lost before it began
-                check_versions(sessions[-1], folder.name, force=force)
-            ledger.take()
-            _mend(folder, ledger)
-            _write_files(folder, ledger, place)
+            take_ledger(folder, ledger, force=force)
     except BaseException:
         ledger.close()
         raise
     return spec, ledger
+
+
+def take_ledger(folder: SearchFolder, ledger: Ledger, *, force: bool = False) -> None:
+    """Take the lease of a ledger that was opened to read, and mend the search's files.
+
+    Args:
+        folder: where the search lies.
+        ledger: opened, and so read and verified.
+        force: continue under other versions.
+
+    Raises:
+        InputError: another driver runs the search, or versions differ.
+        LedgerError: the ledger was damaged meanwhile, or belongs to another search.
+    """
+    manifest = _own_manifest(folder, ledger)
+    sessions = [manifest["versions"]] if manifest else [s.versions for s in ledger.sessions]
+    if sessions:  # none when the driver was lost before it began
+        check_versions(sessions[-1], folder.name, force=force)
+    ledger.take()
+    _mend(folder, ledger)
+    _write_files(folder, ledger, _recorded_place(folder))
 
 
 def recorded_spec(facts: Mapping[str, Any], folder: SearchFolder) -> SearchSpec:

@@ -2,8 +2,9 @@
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from html import unescape
 from re import sub
 from typing import Any
@@ -23,6 +24,7 @@ from search.results import (
     worst,
 )
 from search.tracking_uri import redact
+from spaces.redaction import redactor
 
 STATES = ("finished", "stopped", "paused", "failed", "running")
 
@@ -211,22 +213,18 @@ def report_tree(
         "insight": insight.tree() if insight else None,
         "trials": table,
     }
-    shown: dict[str, Any] = _without_secrets(tree, {})
+    shown: dict[str, Any] = _without_secrets(tree, cache(redactor()))
     return shown
 
 
-def _without_secrets(value: Any, known: dict[str, str]) -> Any:
-    """The tree with no secrets and no infinities; `known` holds texts that were looked at."""
+def _without_secrets(value: Any, hide: Callable[[str], str]) -> Any:
+    """The tree with no secrets and no infinities."""
     if isinstance(value, str):
-        # Each look reads the whole environment, and most texts are keys that come again.
-        return known[value] if value in known else known.setdefault(value, redact(value))
+        return hide(value)
     if isinstance(value, Mapping):
-        return {
-            _without_secrets(str(key), known): _without_secrets(item, known)
-            for key, item in value.items()
-        }
+        return {hide(str(key)): _without_secrets(item, hide) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_secrets(item, known) for item in value]
+        return [_without_secrets(item, hide) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -16,7 +16,7 @@ from search.director import Director, Watcher, trial_files
 from search.first import with_warm_points
 from search.folder import SearchFolder
 from search.packing import Packing, machines_here, packing_here, slots_here
-from search.recorded import create_ledger, open_ledger
+from search.recorded import create_ledger, open_ledger, take_ledger
 from search.records import TrialRecord
 from search.results import stopping_check
 from search.screening import check_screen
@@ -110,6 +110,7 @@ def resume_search(
     trainable: "Trainable | None" = None,
     *,
     force: bool = False,
+    opened: tuple[SearchSpec, Ledger] | None = None,
 ) -> Outcome:
     """Continue a search: finished trials are kept, unfinished ones go on from their checkpoints.
 
@@ -119,6 +120,7 @@ def resume_search(
         watcher: told of every change.
         trainable: what a trial runs, `SpikingTrial` unless given.
         force: go on under other versions, and without what a damaged log has lost.
+        opened: what `open_ledger` returned, not to be read again; it is closed at the end.
 
     Raises:
         InputError: another driver runs it, versions differ, data are missing, or the cluster
@@ -129,9 +131,10 @@ def resume_search(
         InterruptedEarlyError: a signal came before the first trial.
     """
     with interruption() as received:
-        spec, ledger = open_ledger(folder, write=True, force=force)
-        received.resume = resume_command(folder)
+        spec, ledger = opened or open_ledger(folder, force=force)
         try:
+            take_ledger(folder, ledger, force=force)
+            received.resume = resume_command(folder)
             check_data(spec.base_config)
             check_screen(spec)
             uri = _tracking_uri(spec, folder)
@@ -241,6 +244,7 @@ def _fit(
                 verbose=0,
                 callbacks=[LedgerCallback(key, spec.stopping.trial_timeout_s)],
                 failure_config=tune.FailureConfig(max_failures=0),  # retries are ours
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # and these too
                 stop=InterruptStopper(key),
             ),
         )

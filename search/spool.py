@@ -81,18 +81,38 @@ def write_checked(path: Path, value: Mapping[str, Any]) -> None:
     Raises:
         OSError: the disk is full or read-only; the old one is intact.
     """
-    text = json.dumps(value)
-    whole = {"crc": f"{zlib.crc32(text.encode()):08x}", "value": value}
-    write_atomically(path, json.dumps(whole).encode())
+    write_atomically(path, _checked(value))
+
+
+def append_checked(path: Path, value: Mapping[str, Any]) -> None:
+    """Add a mapping with its checksum to a file, durably; raises and keeps as `write_checked`."""
+    with path.open("ab", buffering=0) as stream:
+        # A line of its own, whatever an earlier attempt has left.
+        _write_all(stream, b"\n" + _checked(value))
+
+
+def read_all_checked(path: Path) -> list[dict[str, Any]]:
+    """Read what `write_checked` wrote and `append_checked` added; empty ones were altered."""
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    return [_value(line) for line in lines] or [{}]
 
 
 def read_checked(path: Path) -> dict[str, Any]:
     """Read what `write_checked` wrote; empty when it is missing or altered."""
+    return read_all_checked(path)[0]
+
+
+def _checked(value: Mapping[str, Any]) -> bytes:
+    text = json.dumps(value)
+    return b'{"crc": "%08x", "value": %s}' % (zlib.crc32(text.encode()), text.encode())
+
+
+def _value(line: bytes) -> dict[str, Any]:
     try:
-        whole = json.loads(path.read_bytes())
+        whole = json.loads(line)
         text = json.dumps(whole["value"])
         return dict(whole["value"]) if whole["crc"] == f"{zlib.crc32(text.encode()):08x}" else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return {}
 
 

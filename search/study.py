@@ -147,7 +147,8 @@ class Ledger:
             LeaseHeldError: another driver is alive; names its host and process.
         """
         before = self._lease.acquire()
-        self._take_in(load(self._engine, self._where, self._study_id, self._name))
+        if self._lease.changes() != self._changes:  # a driver has written since this was read
+            self._take_in(load(self._engine, self._where, self._study_id, self._name))
         self._holds = True
         now = time.time()
         seen = [e.time_s for r in self._records.values() for e in r.epochs]

@@ -10,7 +10,7 @@ from typing import Any
 
 from search.records import TrialRecord
 from search.spool import Event
-from search.tracking_uri import redact
+from spaces.redaction import redactor
 
 Files = Callable[[TrialRecord], Mapping[str, str | Path]]
 
@@ -205,18 +205,18 @@ class EventWriter(ABC):
 
 def _texts(values: Mapping[str, Any], limit: int) -> dict[str, str]:
     """Write values as the YAML would (`true`, `0.001`), without secrets, cut to a length."""
-    texts = {}
+    texts, hide = {}, redactor()
     for name, value in values.items():
-        text = value if isinstance(value, str) else json.dumps(value, default=str)
-        text = redact(text)
+        text = hide(value if isinstance(value, str) else json.dumps(value, default=str))
         texts[name] = text if len(text) <= limit else text[: limit - 1] + "…"
     return texts
 
 
 def _artifacts(artifacts: Mapping[str, str | Path]) -> dict[str, dict[str, str]]:
+    hide = redactor()
     return {
         name: {"path": str(content.resolve())}
         if isinstance(content, Path)
-        else {"text": redact(content)}
+        else {"text": hide(content)}
         for name, content in artifacts.items()
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from search.records import trial_name
-from search.spool import Chunk, Event, read_checked, write_checked
+from search.spool import Chunk, Event, append_checked, read_all_checked, write_checked
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +79,8 @@ class RunWriter:
         self._search_id = search_id
         self._path = path
         self._ids: dict[str, str] = {}
-        self._num_saved = 0
+        self._unsaved: dict[str, str] = {}
+        self._is_whole = False  # no id of a run is missing but for those of an uncertain chunk
         self._uncertain = False
         # Rows of consecutive epochs, by run, that go out in one request.
         self._held: dict[str, list[Point]] = {}
@@ -107,11 +108,13 @@ class RunWriter:
         if not self._store.connect() and _PARENT in self._ids:
             return False
         found = self._find(_PARENT)
-        saved = self._load_ids()
-        self._ids = saved if saved.get(_PARENT) == found else {}
+        saved, is_intact = self._load_ids()
+        is_ours = saved.get(_PARENT) == found
+        self._ids = saved if is_ours else {}
         self._ids[_PARENT] = found or self._create(_PARENT, {}, time_s)
-        self._num_saved = 0
-        self._save_ids()
+        self._is_whole = found is None or (is_ours and is_intact)
+        write_checked(self._path, {"key": self.key, "runs": self._ids})
+        self._unsaved = {}
         return found is None
 
     def deliver(self, chunk: Chunk) -> None:
@@ -148,18 +151,27 @@ class RunWriter:
     def _trial_run(self, event: Event) -> str:
         name = trial_name(event.body["trial"])
         if name not in self._ids:
+            # Asking the store takes it the longer the more runs it has.
+            is_new = self._is_whole and not self._uncertain
+            found = None if is_new else self._find(name)
             tags = event.body.get("tags", {})
-            self._ids[name] = self._find(name) or self._create(name, tags, event.time_s)
+            self._ids[name] = found or self._create(name, tags, event.time_s)
+            self._unsaved[name] = self._ids[name]
         return self._ids[name]
 
-    def _load_ids(self) -> dict[str, str]:
-        saved = read_checked(self._path)
-        return dict(saved["runs"]) if saved.get("key") == self.key else {}
+    def _load_ids(self) -> tuple[dict[str, str], bool]:
+        """The ids that were saved, and whether all of them could be read."""
+        ids: dict[str, str] = {}
+        parts = read_all_checked(self._path)
+        for part in parts:
+            if part.get("key") == self.key:
+                ids |= part["runs"]
+        return ids, all(parts)
 
     def _save_ids(self) -> None:
-        if len(self._ids) != self._num_saved:
-            write_checked(self._path, {"key": self.key, "runs": self._ids})
-            self._num_saved = len(self._ids)
+        if self._unsaved:
+            append_checked(self._path, {"key": self.key, "runs": self._unsaved})
+            self._unsaved = {}
 
     def _send_held(self, run_id: str | None = None) -> None:
         for run in [run_id] if run_id else list(self._held):

@@ -24,12 +24,13 @@ from safetensors.torch import save as serialise_tensors
 
 from trainables.config import TrialConfig
 from trainables.errors import CheckpointError
+from trainables.files import BEST as BEST
+from trainables.files import SUFFIX as SUFFIX
+from trainables.files import epoch_path as epoch_path
 from trainables.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-SUFFIX = ".safetensors"
-BEST = f"best{SUFFIX}"
 KEEP_LAST = 2
 HEADER_LENGTH_BYTES = 8
 
@@ -115,11 +116,6 @@ def load(path: Path, device: str = "cpu") -> Checkpoint:
 def weights_digest(checkpoint: Checkpoint) -> str:
     """SHA-256 of the evaluated weights; files of equal ones may differ in their header's order."""
     return _digest(_stored("model", checkpoint.evaluated), "")
-
-
-def epoch_path(folder: Path, epoch: int) -> Path:
-    """File of an epoch's checkpoint."""
-    return folder / f"epoch-{epoch:04d}{SUFFIX}"
 
 
 def last_good(folder: Path) -> Checkpoint | None:

@@ -1,7 +1,15 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and what checkpoints are called."""
 
 import os
 from pathlib import Path
+
+SUFFIX = ".safetensors"
+BEST = f"best{SUFFIX}"
+
+
+def epoch_path(folder: Path, epoch: int) -> Path:
+    """File of an epoch's checkpoint."""
+    return folder / f"epoch-{epoch:04d}{SUFFIX}"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

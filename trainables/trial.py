@@ -8,18 +8,19 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from ray import tune
 
-from trainables import checkpoint as checkpoints
 from trainables.config import TrialConfig
 from trainables.errors import SpiketuneError, TrialFailedError
-from trainables.launch import train_alone
-from trainables.memory import is_out_of_memory, limit_device_memory
-from trainables.parallel import World
+from trainables.files import BEST, SUFFIX, epoch_path
 from trainables.usage import UsageMeter
+
+# The driver needs these classes too, and not the seconds and the memory that torch takes: what
+# trains is imported where it trains.
+if TYPE_CHECKING:
+    from trainables.parallel import World
 
 POLL_S = 1.0
 END_S = 60.0
@@ -90,6 +91,11 @@ class SpikingTrial(_Trial):
         self._epochs = None
 
     def _start(self) -> Iterator[dict[str, Any]]:
+        import torch
+
+        from trainables.launch import train_alone
+        from trainables.memory import limit_device_memory
+
         self._discard_unreported()
         torch.set_num_threads(max(1, int(self._assignment["threads"])))
         limit_device_memory(self._assignment.get("resources", {}).get("gpu", 0.0))
@@ -206,8 +212,12 @@ class SharedTrial(_Trial):
 
 def _share(config: dict[str, Any]) -> None:
     """One process of a shared trial."""
+    import torch
     from ray import train
     from ray.train.torch import get_device
+
+    from trainables.launch import train_alone
+    from trainables.parallel import World
 
     torch.set_num_threads(config["threads"])
     context = train.get_context()
@@ -228,13 +238,17 @@ def _reported(epoch: dict[str, Any]) -> dict[str, Any]:
     return epoch if rates is None else {**epoch, "layer_rates": json.dumps(rates)}
 
 
-def _may_go_on(leave: Any, world: World) -> bool:
+def _may_go_on(leave: Any, world: "World") -> bool:
+    import torch
+
     answer = bool(leave.get()) if world.rank == 0 else False
     return bool(world.total(torch.tensor([int(answer)])).item())
 
 
 def _final_failure(error: BaseException) -> dict[str, Any] | None:
     """The report of a failure that no retry can mend; None for any other."""
+    from trainables.memory import is_out_of_memory
+
     if isinstance(error, TrialFailedError):
         return _failure(error.reason, str(error))
     if is_out_of_memory(error):
@@ -244,12 +258,12 @@ def _final_failure(error: BaseException) -> dict[str, Any] | None:
 
 def discard_after(folder: Path, epoch: int) -> None:
     """Delete a trial's checkpoints of later epochs; earlier ones stay."""
-    last = checkpoints.epoch_path(folder, epoch).name
-    later = [path for path in folder.glob(f"epoch-*{checkpoints.SUFFIX}") if path.name > last]
+    last = epoch_path(folder, epoch).name
+    later = [path for path in folder.glob(f"epoch-*{SUFFIX}") if path.name > last]
     for path in later:
         path.unlink()
     if later:
-        (folder / checkpoints.BEST).unlink(missing_ok=True)
+        (folder / BEST).unlink(missing_ok=True)
 
 
 def _failure(reason: str, message: str) -> dict[str, Any]:

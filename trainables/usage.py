@@ -4,8 +4,6 @@ import resource
 import time
 from pathlib import Path
 
-import torch
-
 _PAGE_MIB = resource.getpagesize() / 2**20
 _STATM = Path("/proc/self/statm")
 
@@ -22,6 +20,8 @@ class UsageMeter:
 
         `system/` is where MLflow looks for system metrics.
         """
+        import torch  # the driver reads this file too
+
         wall_s, cpu_s = time.perf_counter(), time.process_time()
         share = (cpu_s - self._cpu_s) / max(wall_s - self._wall_s, 1e-9)
         self._wall_s, self._cpu_s = wall_s, cpu_s
@@ -36,6 +36,8 @@ class UsageMeter:
 
 
 def _gpu_share() -> dict[str, float]:
+    import torch
+
     try:
         return {"system/gpu_pct": float(torch.cuda.utilization())}
     except (ModuleNotFoundError, RuntimeError):  # NVIDIA's bindings are missing or refuse

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from search import study
 from search.lease import LeaseLostError
+from search.loading import load
 from search.study import Ledger, LedgerError
 from spaces.schema import Objective
 from trainables.errors import InputError
@@ -151,3 +154,31 @@ def test_another_program_that_adds_a_trial_is_noticed(url: str, ledger: Ledger) 
     optuna.load_study(storage=url, study_name="s").ask()
     with pytest.raises(LedgerError, match="another program"):
         add(ledger)
+
+
+def test_a_ledger_that_nobody_has_changed_is_not_read_again_when_it_is_taken(
+    url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        reads.append(1)
+        return load(*given)
+
+    monkeypatch.setattr(study, "load", counted)
+    add(ledger)
+    ledger.close()
+    again = Ledger.open(url, "s")
+    again.take()
+    assert len(reads) == 1
+    again.close()
+
+    late = Ledger.open(url, "s")
+    other = Ledger.open(url, "s", write=True)
+    number = add(other, 32)
+    other.close()
+    before = len(reads)
+    late.take()
+    assert len(reads) == before + 1
+    assert late.record(number).params["model.width"] == 32
+    late.close()
