@@ -21,9 +21,7 @@ from search.retries import HANG, loss_of
 
 _DIRECTORS: dict[str, Director] = {}
 _SLOTS: dict[str, Callable[[], int]] = {}
-_KEPT = (
-    256  # trials that Tune still knows: far more than may be between their end and its last word
-)
+_KEPT = 64  # ended trials that Tune still knows, for what it may yet do with the latest
 
 
 def _is_news(record: logging.LogRecord) -> bool:
