@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from learning import OBJECTIVES, by_peak, kinds, learnt, made, rate, search
+from optuna.importance import PedAnovaImportanceEvaluator
 from records import record
 
+from search import effects
 from search.effects import Importance, basis_of, effect, same, unlike
 from search.insight import insight
 from search.results import Mode
@@ -33,6 +36,28 @@ def test_what_matters_comes_first_and_what_does_not_is_near_nothing(
     assert (rows["train.weight_decay"].share or 0.0) < 0.1
     assert (rows["train.weight_decay"].p_value or 0.0) > 0.05
     assert sum(row.share or 0.0 for row in rows.values()) == pytest.approx(1.0)
+
+
+def test_of_many_trials_a_sample_tells_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = made(tmp_path, OBJECTIVES["max"])
+    records = search(spec, by_peak, 240)
+    evaluated = []
+    evaluate = PedAnovaImportanceEvaluator.evaluate
+
+    def counted(self: Any, study: optuna.Study, *rest: Any, **named: Any) -> dict[str, float]:
+        evaluated.append(len(study.trials))
+        return evaluate(self, study, *rest, **named)
+
+    monkeypatch.setattr(PedAnovaImportanceEvaluator, "evaluate", counted)
+    whole = learnt(spec, records).objectives[0].importances
+    monkeypatch.setattr(effects, "MOST_RATED", 80)
+    sampled = learnt(spec, records).objectives[0].importances
+    assert set(evaluated) == {240, 80}
+    assert sampled == learnt(spec, records).objectives[0].importances
+    assert sampled[0].parameter == whole[0].parameter == "train.lr"
+    assert {row.trials for row in sampled} == {row.trials for row in whole}
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("max", "train.lr"), ("min", "train.weight_decay")])
