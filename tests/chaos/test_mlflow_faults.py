@@ -50,6 +50,7 @@ def finish(search: FakeSearch, server: MlflowServer, proxy: FaultyProxy) -> None
     assert_whole(search, uri=server.uri, experiment=experiment)
 
 
+@pytest.mark.slow  # one that hangs and dies: tests/integration/test_tracking.py
 def test_a_faulty_store_gets_everything_once(
     tmp_path: Path, cluster: str, mlflow_server: MlflowServer
 ) -> None:

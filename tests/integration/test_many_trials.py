@@ -11,6 +11,8 @@ import counted_search
 import pytest
 from tiny_search import environment
 
+pytestmark = pytest.mark.slow
+
 TRIALS, EARLY, LATE, WINDOW = 360, 20, 290, 60
 PER_TRIAL = 18  # statements: three transactions of two epochs and one proposal
 

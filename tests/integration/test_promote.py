@@ -157,7 +157,9 @@ def test_a_second_promotion_changes_nothing(
     assert len(runs_of(client, before.tags[PROMOTION])) == 1
 
 
-@pytest.mark.parametrize("until", ["epoch-0003.safetensors", "test.json"])
+@pytest.mark.parametrize(
+    "until", [pytest.param("epoch-0003.safetensors", marks=pytest.mark.slow), "test.json"]
+)
 def test_a_killed_promotion_goes_on(
     finished_search: Path, client: MlflowClient, until: str
 ) -> None:

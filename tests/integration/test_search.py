@@ -204,6 +204,7 @@ def test_a_signal_ends_in_order_and_resume_completes(
     assert_tracked_exactly(uri, records)
 
 
+@pytest.mark.slow  # with trials that do not train: tests/chaos/test_worker_kills.py
 def test_a_killed_worker_costs_an_attempt_not_the_trial(tmp_path: Path) -> None:
     space = str(write_space(tmp_path))
     long = ("--set", f"trial.train.epochs={LONG}", "--set", "stopping.name=none")

@@ -101,7 +101,8 @@ def test_five_hundred_hostile_names_write_nothing_outside(tmp_path: Path) -> Non
     before = sorted(tmp_path.rglob("*"))
     file = str(tmp_path / "made.yaml")
     commands = (
-        ["status"], ["best"], ["report"], ["resume"], ["sync"], ["train", "--from"],
+        ["status"], ["best"], ["report"], ["resume"], ["sync"], ["promote"],
+        ["train", "--from"],
         ["search", file, "--name"], ["submit", file, "--address", "http://127.0.0.1:1", "--name"],
     )  # fmt: skip
     runner = CliRunner()
@@ -129,7 +130,9 @@ def _allowed(name: str) -> bool:
 
 
 def test_every_command_that_takes_a_name_is_in_that_test() -> None:
-    known = {"status", "best", "report", "resume", "sync", "train", "search", "submit"}
+    known = {
+        "status", "best", "report", "resume", "sync", "promote", "train", "search", "submit",
+    }  # fmt: skip
     named = {
         name
         for name, command in main.commands.items()
