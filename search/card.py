@@ -6,9 +6,10 @@ from typing import Any
 
 from trainables.config import TrialConfig
 from trainables.data_cards import CARDS
+from trainables.energy import E_AC_PJ, E_MAC_PJ
 
 CONFIGURATION = "## Configuration"
-_MAC_PJ, _AC_PJ, _PJ_PER_MJ = 4.6, 0.9, 1e9
+_PJ_PER_MJ = 1e9
 
 
 def card(
@@ -44,7 +45,7 @@ def card(
         f"| multiply-accumulates (MACs) of one inference | {metrics['test_macs_g'] * 1e6:,.1f} k |",
         f"| firing rate | {metrics['test_firing_rate']!r} |",
         "",
-        f"Energy: {told['convention']}, {_MAC_PJ} pJ a MAC, {_AC_PJ} pJ an AC; memory is not "
+        f"Energy: {told['convention']}, {E_MAC_PJ} pJ a MAC, {E_AC_PJ} pJ an AC; memory is not "
         "counted.",
         "",
         *_groups(told),
@@ -89,7 +90,7 @@ def _groups(told: Mapping[str, Any]) -> list[str]:
     for name, num in told["layer_ops"].items():
         mj = told["layer_mj"][name]
         # Which of the two a layer's operations are shows in their price.
-        is_mac = mj * _PJ_PER_MJ > num * (_MAC_PJ + _AC_PJ) / 2
+        is_mac = mj * _PJ_PER_MJ > num * (E_MAC_PJ + E_AC_PJ) / 2
         row = ops.setdefault(group(name), [0.0, 0.0, 0.0])
         row[0 if is_mac else 1] += num
         row[2] += mj

@@ -28,6 +28,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 MIN_WIDTH = 60
 
 
+def processes_option(command: F) -> F:
+    """`--processes N`."""
+    return click.option(
+        "--processes",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Processes that share each batch, with a GPU each where there are GPUs.",
+    )(command)
+
+
 def runs_option(command: F) -> F:
     """`--runs DIR`."""
     return click.option(

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from filelock import FileLock, Timeout
 
-from search.cli_options import make_console, runs_option, set_option, trial_config
+from search.cli_options import make_console, processes_option, runs_option, set_option, trial_config
 from search.cli_train import chosen_trial, train_network
 from search.folder import NAME, SearchFolder
 from search.recorded import open_ledger
@@ -21,13 +21,7 @@ from trainables.errors import InputError
 @click.option(
     "--as", "model", metavar="MODEL", help="Name in the registry; the search's name unless given."
 )
-@click.option(
-    "--processes",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Processes that share each batch, with a GPU each where there are GPUs.",
-)
+@processes_option
 @set_option
 @runs_option
 def promote_command(

@@ -13,6 +13,7 @@ from rich.console import Console
 from search.cli_options import (
     make_console,
     open_recorded,
+    processes_option,
     runs_option,
     set_option,
     trial_config,
@@ -33,13 +34,7 @@ SHOWN = ("train_loss", "val_loss", "val_top1", "energy_mj", "firing_rate", "epoc
 @click.command("train")
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option("--from", "source", metavar="NAME[:TRIAL]", help="A trial of a search; the best one.")
-@click.option(
-    "--processes",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Processes that share each batch, with a GPU each where there are GPUs.",
-)
+@processes_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the checkpoints.")
 @set_option
 @runs_option

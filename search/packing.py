@@ -155,7 +155,7 @@ class Shares:
         """Whether another trial may be chosen while those of some numbers are under way."""
         if self.packing is None:
             return True
-        asked = [a for number, a in self._asked.items() if number in running]
+        asked = [self._asked[number] for number in sorted(running) if number in self._asked]
         machines = self._present() if self._present else self.packing.machines
         return self.packing.has_room(asked, machines)
 

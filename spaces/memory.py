@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,14 +36,9 @@ def extremes(spec: SearchSpec, device: DeviceType) -> Extremes:
         device: of which memory.
     """
     found = [(spec.trial_config(params), params) for params in _points(spec)]
-    sizes = [_size(config, device) for config, _ in found]
+    sizes = [predicted_memory(config, device).safe_mib for config, _ in found]
     low, high = sizes.index(min(sizes)), sizes.index(max(sizes))
     return Extremes(found[low][0], found[high][0], found[high][1])
-
-
-@lru_cache(maxsize=4096)
-def _size(config: TrialConfig, device: DeviceType) -> float:
-    return predicted_memory(config, device).safe_mib
 
 
 def _points(spec: SearchSpec) -> Iterator[dict[str, Any]]:
