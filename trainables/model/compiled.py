@@ -20,9 +20,11 @@ from trainables.cache import cache_folder
 log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent / "kernels"
+# Compilers halve AVX-512's vectors unless told: whole ones made backward steps of LIF 11 % shorter.
+WIDE_VECTORS = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
 FLAGS = (
-    "-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
-    "-fPIC",
+    "-std=c++17", "-O3", "-march=native", *WIDE_VECTORS, "-fopenmp", "-fno-math-errno",
+    "-fno-trapping-math", "-fPIC",
 )  # fmt: skip
 # Without -fopenmp the linker leaves OpenMP's functions to be found in torch's own runtime: threads
 # of a second one would wait for work on the cores that those of the first need.
