@@ -17,6 +17,12 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
 
+def _shared(factory: pytest.TempPathFactory) -> Path:
+    """The folder that all processes of the tests share."""
+    folder = factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _ray_folder() -> Iterator[None]:
     from tiny_search import RAY_FOLDER
@@ -28,11 +34,8 @@ def _ray_folder() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Kernels are compiled once for all processes of the tests; the user's cache is not theirs."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPIKETUNE_CACHE", str(folder / "spiketune-cache"))
+        patch.setenv("SPIKETUNE_CACHE", str(_shared(tmp_path_factory) / "spiketune-cache"))
         yield
 
 
@@ -65,10 +68,26 @@ def mlflow_server(
 
 
 @pytest.fixture(scope="session")
-def finished_search(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the search `tiny` has run to its end, one trial at a time."""
+def finished_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the search `tiny`, run once for all processes: copied, never changed."""
+    from filelock import FileLock
     from tiny_search import spiketune, write_space
 
-    folder = tmp_path_factory.mktemp("finished")
-    spiketune(folder, "search", str(write_space(folder)), "--set", "resources.concurrent=1")
+    shared = _shared(tmp_path_factory)
+    folder, made = shared / "finished", shared / "finished" / "stdout.txt"
+    with FileLock(shared / "finished.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            serial = ("--set", "resources.concurrent=1")
+            done = spiketune(folder, "search", str(write_space(folder)), *serial)
+            made.write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished_search(finished_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A module's own folder in which `tiny` has run to its end, one trial at a time."""
+    folder = tmp_path_factory.mktemp("finished") / "copy"
+    shutil.copytree(finished_tiny, folder)
     return folder

@@ -30,14 +30,13 @@ LONG = 12
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(finished_search: Path) -> Path:
     """A folder in which a search has run to its end, one trial at a time."""
-    folder = tmp_path_factory.mktemp("finished")
-    done = spiketune(folder, "search", str(write_space(folder)), *SERIAL)
-    assert "Leaderboard" in done.stdout
-    assert "Pareto set" in done.stdout
-    assert "spiketune train --from tiny:" in done.stdout
-    return folder
+    told = (finished_search / "stdout.txt").read_text()
+    assert "Leaderboard" in told
+    assert "Pareto set" in told
+    assert "spiketune train --from tiny:" in told
+    return finished_search
 
 
 def records_of(folder: Path, name: str = "tiny") -> list[TrialRecord]:

@@ -69,8 +69,8 @@ def test_processes_that_compile_at_once_all_get_it(fresh: Path) -> None:
         "assert compiled.available();"
         "assert compiled.spike_count(torch.ones(300, dtype=torch.uint8)) == 300"
     )
-    running = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(3)]
-    assert [process.wait() for process in running] == [0, 0, 0]
+    running = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
+    assert [process.wait() for process in running] == [0, 0]
     assert [path.suffix for path in fresh.iterdir()] == [".so"]
 
 
