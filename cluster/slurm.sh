@@ -6,7 +6,9 @@
 # Submit it again to continue: finished trials are kept, unfinished ones go on from checkpoints. Fill
 # in partition and time below. spiketune must be installed in $SPIKETUNE_VENV, a virtual environment
 # that all nodes see (pip install --require-hashes -r requirements.lock, then the wheel with
-# --no-deps); secrets are read from ~/.spiketune/env (see secrets.env), which must be yours alone.
+# --no-deps); secrets are read from ~/.spiketune/env (see secrets.env), which must be yours alone. An
+# MLflow server that it names takes the search where the YAML says `tracking: {uri:
+# "env:MLFLOW_TRACKING_URI"}`; else MLflow's store lies in $SPIKETUNE_RUNS.
 #SBATCH --job-name=spiketune
 #SBATCH --partition=FILL_IN_PARTITION
 #SBATCH --nodes=2

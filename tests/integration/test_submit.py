@@ -164,6 +164,29 @@ def test_who_submits_may_leave_come_back_and_stop(tmp_path: Path, head: Head) ->
     assert "has ended already" in asked("jobs", "stop", "long", "--address", head.address)
 
 
+@pytest.mark.slow
+def test_a_folder_of_development_runs_instead_of_the_installed_packages(
+    tmp_path: Path, head: Head
+) -> None:
+    tree = tmp_path / "tree"
+    for name in ("trainables", "spaces", "cluster", "search"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    told = "sys.stdout.write(f'{__name__} of {pathlib.Path(__file__).parents[1].name}\\n')\n"
+    for name in ("search", "trainables"):
+        with (tree / name / "__init__.py").open("a") as source:
+            source.write(f"import pathlib, sys\n{told}")
+    words = ("submit", str(write_space(tmp_path)), "--name", "tree", *SMALL)
+    done = spiketune(tmp_path, *words, "--working-dir", str(tree), "--address", head.address)
+    assert "SUCCEEDED" in done.stderr
+    # The driver's packages and, as Ray prefixes what workers print, those of the trials.
+    driver = [line for line in done.stdout.splitlines() if line.startswith("search of ")]
+    assert driver
+    assert all("_ray_pkg_" in line for line in driver)
+    sent = done.stdout.split("trainables of ")[1].split()[0]
+    assert sent.startswith("_ray_pkg_")
+    assert [state for state, _ in attempts(head, "tree")] == ["finished"] * 2
+
+
 def test_a_wrong_token_and_a_job_that_is_not_there(
     head: Head, monkeypatch: pytest.MonkeyPatch
 ) -> None:
