@@ -3,6 +3,7 @@
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -21,6 +22,15 @@ class Point(NamedTuple):
     value: float
     time_ms: int
     step: int
+
+
+@dataclass
+class Values:
+    """What is to be written to one run."""
+
+    points: list[Point] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 class Store(Protocol):
@@ -43,14 +53,8 @@ class Store(Protocol):
     def set_status(self, run_id: str, status: str, end_ms: int | None = None) -> None:
         """Set a run's status, and its end when it has one."""
 
-    def log_points(self, run_id: str, points: Sequence[Point], *, uncertain: bool) -> None:
-        """Write metric rows; `uncertain`: some may be there already."""
-
-    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        """Write parameters."""
-
-    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags."""
+    def log(self, run_id: str, values: Values, *, uncertain: bool) -> None:
+        """Write metric rows, parameters and tags; `uncertain`: some rows may be there already."""
 
     def log_datasets(self, run_id: str, datasets: Sequence[Mapping[str, str]]) -> None:
         """Say which data a run used; each is what MLflow's `Dataset` takes and a `context`."""
@@ -82,8 +86,9 @@ class RunWriter:
         self._unsaved: dict[str, str] = {}
         self._is_whole = False  # no id of a run is missing but for those of an uncertain chunk
         self._uncertain = False
-        # Rows of consecutive epochs, by run, that go out in one request.
-        self._held: dict[str, list[Point]] = {}
+        # What consecutive events say of a run goes out in one request: a store takes some ten
+        # milliseconds for each, however little is in it.
+        self._held: dict[str, Values] = {}
         self._handlers: dict[str, Callable[[Event], None]] = {
             "search_start": self._search_start,
             "trial_start": self._trial_start,
@@ -159,6 +164,9 @@ class RunWriter:
             self._unsaved[name] = self._ids[name]
         return self._ids[name]
 
+    def _hold(self, run_id: str) -> Values:
+        return self._held.setdefault(run_id, Values())
+
     def _load_ids(self) -> tuple[dict[str, str], bool]:
         """The ids that were saved, and whether all of them could be read."""
         ids: dict[str, str] = {}
@@ -175,9 +183,9 @@ class RunWriter:
 
     def _send_held(self, run_id: str | None = None) -> None:
         for run in [run_id] if run_id else list(self._held):
-            points = self._held.pop(run, [])
-            if points:
-                self._store.log_points(run, points, uncertain=self._uncertain)
+            values = self._held.pop(run, None)
+            if values is not None:
+                self._store.log(run, values, uncertain=self._uncertain)
 
     def _upload(self, run_id: str, event: Event) -> None:
         for name, content in event.body["artifacts"].items():
@@ -191,39 +199,48 @@ class RunWriter:
     def _search_start(self, event: Event) -> None:
         run = self._ids[_PARENT]
         self._store.set_status(run, "RUNNING")
-        self._store.log_params(run, event.body["params"])
-        self._store.log_tags(run, {"spiketune.state": "running", **event.body["tags"]})
+        held = self._hold(run)
+        held.params |= event.body["params"]
+        held.tags |= {"spiketune.state": "running", **event.body["tags"]}
+        self._send_held(run)
         self._log_datasets(run, event)
         self._upload(run, event)
 
     def _trial_start(self, event: Event) -> None:
+        is_known = trial_name(event.body["trial"]) in self._ids
         run = self._trial_run(event)
-        self._store.log_params(run, event.body["params"])
-        self._store.log_tags(run, event.body["tags"])
+        held = self._hold(run)
+        if not event.body["params"].items() >= held.params.items():
+            self._send_held(run)  # the store is to refuse other values, not we
+            held = self._hold(run)
+        held.params |= event.body["params"]
+        if is_known or self._uncertain or not self._is_whole:  # else it was made with them
+            held.tags |= event.body["tags"]
         self._log_datasets(run, event)
         self._upload(run, event)
 
     def _epoch(self, event: Event) -> None:
         run, epoch = self._trial_run(event), event.body["epoch"]
         time_ms = _milliseconds(event.time_s)
-        self._held.setdefault(run, []).extend(
+        self._hold(run).points.extend(
             Point(key, value, time_ms, epoch) for key, value in event.body["metrics"].items()
         )
         if event.body["nonfinite"]:
             names = ", ".join(event.body["nonfinite"])
-            self._store.log_tags(run, {"spiketune.nonfinite": f"epoch {epoch}: {names}"})
+            self._hold(run).tags["spiketune.nonfinite"] = f"epoch {epoch}: {names}"
 
     def _trial_end(self, event: Event) -> None:
         run = self._trial_run(event)
+        self._hold(run).tags |= event.body["tags"]
         self._send_held(run)
-        self._store.log_tags(run, event.body["tags"])
         self._upload(run, event)
         self._store.set_status(run, event.body["status"], _milliseconds(event.time_s))
 
     def _set_state(self, event: Event) -> None:
         """The trial waits, or runs again."""
         run = self._trial_run(event)
-        self._store.log_tags(run, event.body["tags"])
+        self._hold(run).tags |= event.body["tags"]
+        self._send_held(run)
         self._store.set_status(run, event.body["status"])
 
     def _search_end(self, event: Event) -> None:
@@ -232,9 +249,12 @@ class RunWriter:
         status = event.body["status"]
         if status == "KILLED":
             self._kill_trials(time_ms)
-        summary = [Point(key, value, time_ms, 0) for key, value in event.body["metrics"].items()]
-        self._store.log_points(run, summary, uncertain=self._uncertain)
-        self._store.log_tags(run, {"spiketune.state": status.lower()})
+        held = self._hold(run)
+        held.points += [
+            Point(key, value, time_ms, 0) for key, value in event.body["metrics"].items()
+        ]
+        held.tags["spiketune.state"] = status.lower()
+        self._send_held(run)
         self._upload(run, event)
         self._store.set_status(run, status, time_ms)
 
@@ -244,7 +264,8 @@ class RunWriter:
         open_runs = (self._store.find_runs(mine, status) for status in ("RUNNING", "SCHEDULED"))
         for run in itertools.chain(*open_runs):
             if run != self._ids[_PARENT]:
-                self._store.log_tags(run, {"spiketune.state": "killed"})
+                self._hold(run).tags["spiketune.state"] = "killed"
+                self._send_held(run)
                 self._store.set_status(run, "KILLED", time_ms)
 
 

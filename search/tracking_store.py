@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from search.tracking_runs import Point
+from search.tracking_runs import Point, Values
 from search.tracking_uri import (
     TrackerConfig,
     TrackingError,
@@ -160,6 +160,31 @@ class MlflowStore:
             self._try(run_id, lambda: self.client.update_run(run_id, status=status))
         else:
             self._try(run_id, lambda: self.client.set_terminated(run_id, status, end_ms))
+
+    def log(self, run_id: str, values: Values, *, uncertain: bool) -> None:
+        """Write metric rows, parameters and tags in one request where they fit into one."""
+        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.exceptions import MlflowException
+
+        points, params, tags = values.points, values.params, values.tags
+        fits = len(params) <= _MAX_PARAMS and len(tags) <= _MAX_TAGS
+        if fits and not uncertain and len(points) + len(params) + len(tags) <= _MAX_METRICS:
+            try:
+                self.client.log_batch(
+                    run_id,
+                    [Metric(p.key, p.value, p.time_ms, p.step) for p in points],
+                    [Param(key, value) for key, value in params.items()],
+                    [RunTag(key, value) for key, value in tags.items()],
+                )
+            except MlflowException as error:
+                if not self._for_good(error):
+                    raise
+                uncertain = True  # of what is refused as a whole, a part may have been written
+            else:
+                return
+        self.log_params(run_id, params)
+        self.log_points(run_id, points, uncertain=uncertain)
+        self.log_tags(run_id, tags)
 
     def log_points(self, run_id: str, points: Sequence[Point], *, uncertain: bool) -> None:
         """Write metric rows; when some may be there already, only those that are not."""

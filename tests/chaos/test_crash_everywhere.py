@@ -25,7 +25,7 @@ from search.rows import Rows
 from search.spool import Chunk, Event, Spool
 from search.study import Ledger
 from search.tracking_events import EventWriter
-from search.tracking_runs import Point, RunWriter
+from search.tracking_runs import RunWriter, Values
 from spaces import SearchSpec
 
 EPOCHS, TRIALS = 4, 8
@@ -93,20 +93,17 @@ class Store:
     def set_status(self, run_id: str, status: str, end_ms: int | None = None) -> None:
         self.runs[int(run_id)] |= {"status": status, "end_ms": end_ms}
 
-    def log_points(
+    def log(
         self,
         run_id: str,
-        points: Sequence[Point],
+        values: Values,
         *,
         uncertain: bool,  # noqa: ARG002  # this store never leaves one in doubt
     ) -> None:
-        self.runs[int(run_id)]["points"] += points
-
-    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        self.runs[int(run_id)]["params"] |= params
-
-    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        self.runs[int(run_id)]["tags"] |= tags
+        run = self.runs[int(run_id)]
+        run["points"] += values.points
+        run["params"] |= values.params
+        run["tags"] |= values.tags
 
     def log_datasets(self, run_id: str, datasets: Sequence[Mapping[str, str]]) -> None:
         self.runs[int(run_id)]["datasets"] = list(datasets)

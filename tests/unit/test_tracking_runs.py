@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search.spool import Chunk, Event, append_checked, read_all_checked, write_checked
-from search.tracking_runs import Point, RunWriter
+from search.tracking_runs import RunWriter, Values
 
 
 class Store:
@@ -18,6 +18,7 @@ class Store:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.asked = 0
+        self.logged: list[tuple[str, Values]] = []
 
     def connect(self) -> bool:
         return True
@@ -34,15 +35,15 @@ class Store:
 
     def set_status(self, run_id: str, status: str, end_ms: int | None = None) -> None: ...
 
-    def log_points(self, run_id: str, points: Sequence[Point], *, uncertain: bool) -> None: ...
-
-    def log_params(self, run_id: str, params: Mapping[str, str]) -> None: ...
-
-    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None: ...
+    def log(self, run_id: str, values: Values, *, uncertain: bool) -> None:  # noqa: ARG002
+        self.logged.append((run_id, values))
 
     def log_datasets(self, run_id: str, datasets: Sequence[Mapping[str, str]]) -> None: ...
 
     def upload(self, run_id: str, name: str, content: Mapping[str, str]) -> None: ...
+
+
+NO_FILES: dict[str, object] = {"artifacts": {}}
 
 
 def started(numbers: Sequence[int], *, uncertain: bool = False) -> Chunk:
@@ -79,6 +80,25 @@ def test_what_may_have_been_sent_is_looked_for(store: Store, tmp_path: Path) -> 
     runs.deliver(started([0, 1], uncertain=True))
     assert store.asked == 3
     assert store.names == ["made", "00000", "00001"]
+
+
+def test_what_is_told_of_a_trial_at_once_goes_out_at_once(store: Store, tmp_path: Path) -> None:
+    start = Event(1, "trial_start", 1.0, {"trial": 0, "params": {"a": "1"}, "tags": {}, **NO_FILES})
+    epochs = [
+        Event(e + 1, "epoch", 1.0, {"trial": 0, "epoch": e, "metrics": {"m": e}, "nonfinite": []})
+        for e in (1, 2)
+    ]
+    body = {"trial": 0, "tags": {"spiketune.state": "finished"}, "status": "FINISHED", **NO_FILES}
+    chunk = Chunk([start, *epochs, Event(4, "trial_end", 2.0, body)], 0, 0, uncertain=False)
+    writer(store, tmp_path).deliver(chunk)
+    ((run, values),) = store.logged
+    assert run == "00000"
+    assert [(point.key, point.value, point.step) for point in values.points] == [
+        ("m", 1, 1),
+        ("m", 2, 2),
+    ]
+    assert values.params == {"a": "1"}
+    assert values.tags == {"spiketune.state": "finished"}
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "altered"])
