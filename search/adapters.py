@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -153,6 +154,19 @@ class LedgerScheduler(FIFOScheduler):
         where trials are short every one costs a process that never does anything.
         """
         return None
+
+
+class NoProgress(TrialProgressCallback):
+    """Stands where Tune would put its own, which keeps every trial there ever was (50 KiB each)."""
+
+    def on_trial_result(self, *_args: Any, **_info: Any) -> None:
+        """Nothing is printed."""
+
+    def on_trial_error(self, *_args: Any, **_info: Any) -> None:
+        """Nothing is printed."""
+
+    def on_trial_complete(self, *_args: Any, **_info: Any) -> None:
+        """Nothing is printed."""
 
 
 class LedgerCallback(Callback):

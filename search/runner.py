@@ -218,6 +218,7 @@ def _fit(
         LedgerCallback,
         LedgerScheduler,
         LedgerSearcher,
+        NoProgress,
         register,
         unregister,
     )
@@ -242,7 +243,7 @@ def _fit(
                 name=folder.name,
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[LedgerCallback(key, spec.stopping.trial_timeout_s)],
+                callbacks=[NoProgress(), LedgerCallback(key, spec.stopping.trial_timeout_s)],
                 failure_config=tune.FailureConfig(max_failures=0),  # retries are ours
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # and these too
                 stop=InterruptStopper(key),

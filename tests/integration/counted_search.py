@@ -5,8 +5,10 @@
 Prints a JSON line a trial in the order of their ends, `[name, count]` pairs since the start.
 """
 
+import gc
 import json
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 from tests.benchmarks import many_trials
 
 COUNTS: Counter[str] = Counter()
+LIVE: weakref.WeakSet[Any] = weakref.WeakSet()  # what Tune knows of trials
 SETTINGS = ("sampler.name=random", "resources.cpus=0.5", "resources.concurrent=2")
 
 
@@ -23,6 +26,9 @@ class Printer:
 
     def trial_changed(self, record: Any) -> None:
         if record.has_ended:
+            if record.number % 100 == 0:
+                gc.collect()
+            COUNTS["trials that Tune keeps"] = len(LIVE)
             sys.stdout.write(json.dumps(COUNTS) + "\n")
 
 
@@ -43,6 +49,7 @@ def main(folder: Path, trials: int) -> None:
     prepare_environment()
     from ray.air.execution._internal import RayActorManager
     from ray.tune.execution.tune_controller import TuneController
+    from ray.tune.experiment import Trial
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
@@ -54,6 +61,13 @@ def main(folder: Path, trials: int) -> None:
     def statement(connection: Any, *_rest: Any) -> None:
         COUNTS["statements"] += str(connection.engine.url).endswith("study.db")
 
+    plain = Trial.__init__
+
+    def born(trial: Any, *arguments: Any, **options: Any) -> None:
+        plain(trial, *arguments, **options)
+        LIVE.add(trial)
+
+    Trial.__init__ = born  # type: ignore[method-assign, assignment]
     event.listen(Engine, "before_cursor_execute", statement)
     counted(RayActorManager, "add_actor", "workers asked for")
     counted(TuneController, "save_to_dir", "snapshots")

@@ -58,6 +58,10 @@ def test_tune_walks_through_no_more_trials_in_the_end(counts: list[dict[str, int
     assert 0 < walked / walks < 150
 
 
+def test_tune_keeps_no_more_trials_in_the_end(counts: list[dict[str, int]]) -> None:
+    assert 0 < counts[-2]["trials that Tune keeps"] < 250
+
+
 def test_tune_writes_its_record_at_the_start_and_the_end_only(
     counts: list[dict[str, int]],
 ) -> None:
