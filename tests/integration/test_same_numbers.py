@@ -1,5 +1,6 @@
 """Ledger, `best`, report, MLflow and `open_search` say the same numbers, to the last digit."""
 
+import ast
 import json
 import re
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from search.cli import main
 from search.cli_options import open_recorded
 from search.director import USAGE
 from search.records import TrialRecord
+from tests.notebooks.execute import NOTEBOOK, code_cells, executed
 from trainables.data import load_data
 
 # Columns of the report's table, in its order, from the fourth on.
@@ -102,6 +104,32 @@ def test_an_opened_searchs_network_is_the_trials(finished_search: Path) -> None:
     # The checkpoint is that of the best epoch.
     epochs = found.epochs.query("trial == @chosen.number")
     assert top1 == pytest.approx(epochs["val_top1"].max(), abs=1e-9)
+
+
+def test_the_notebook_shows_the_same_numbers(finished_search: Path) -> None:
+    search, trials, _, figure, params, config, answers, accuracy = executed(
+        str(finished_search / "runs" / "tiny")
+    )
+    tree = spiketune_json(finished_search, "best", "tiny")
+    assert list(trials.index) == [row["number"] for row in tree["trials"][: len(trials)]]
+    assert params == tree["best"]["params"]
+    assert config == search.best.config.model
+    assert figure.data
+    assert len(answers["found"]) == len(answers["labels"]) == 12
+    assert accuracy["computed"] == pytest.approx(accuracy["recorded"], abs=1e-9)
+
+
+def test_the_notebooks_outputs_are_those_of_a_run() -> None:
+    text = NOTEBOOK.read_text()
+    assert len(text) < 150_000
+    assert not re.search(r"/(tmp|home|root|work)/|https?://", text)
+    cells = code_cells(json.loads(text))
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    shown = [cell["outputs"][0]["data"] for cell in cells]
+    assert all("text/plain" in data for data in shown)
+    assert sum("image/png" in data for data in shown) == 1
+    accuracy = ast.literal_eval("".join(shown[-1]["text/plain"]))
+    assert accuracy["computed"] == pytest.approx(accuracy["recorded"], abs=1e-9)
 
 
 def test_mlflow_has_the_ledgers_numbers(
