@@ -222,6 +222,11 @@ class Search:
         return found
 
     def _config(self, record: TrialRecord) -> TrialConfig:
+        if not record.config:
+            raise InputError(
+                f"trial {record.number} of {self.name} has no configuration: it is "
+                f"{record.state} ({record.reason})"
+            )
         try:
             return TrialConfig.model_validate(record.config)
         except ValidationError as error:

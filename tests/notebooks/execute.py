@@ -1,6 +1,6 @@
 """Runs a notebook's code cells one after the other, without a kernel.
 
-    python -m tests.notebooks.execute SEARCH
+    PYTHONPATH=tests/integration python -m tests.notebooks.execute SEARCH
 
 fills the stored outputs of results.ipynb anew from a search of spaces/digits.yaml. Jupyter is not
 among the packages that the lock installs: it would bring two dozen for this one file.

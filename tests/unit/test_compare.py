@@ -353,3 +353,20 @@ def test_numbers_are_finite_json(spec: SearchSpec) -> None:
     assert tree["coverage"]["A"] == {"A": None, "B": 0.0}
     assert math.isclose(tree["hypervolume"]["all"], 30.0)
     assert set(tree["course"]) == {"A", "B"}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_one_objective_and_three_are_compared(tmp_path: Path, count: int) -> None:
+    names = ["{metric: val_top1, mode: max}", "{metric: energy_mj, mode: min}"]
+    names.append("{metric: epoch_s, mode: min}")
+    spec = made_spec(tmp_path, f"objectives=[{', '.join(names[:count])}]")
+    found = compare(two(spec))
+    page = comparison_page(found)
+    plots = set(re.findall(r'data-plot="(\w+)"', page))
+    assert plots == {"course"} | ({"fronts", "volume", "settings"} if count > 1 else set())
+    tree = json.loads(json.dumps(comparison_tree(found), allow_nan=False))
+    assert tree["searches"]["B"]["best"] == 1
+    assert (tree["hypervolume"]["all"] is None) == (count == 1)
+    console = Console(width=60, record=True)
+    print_comparison(console, found)
+    assert ("Pareto fronts" in console.export_text()) == (count > 1)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
@@ -231,6 +232,17 @@ def test_a_network_that_is_not_kept_is_missed_in_words(tmp_path: Path) -> None:
         found.load_network(9)
     with pytest.raises(InputError, match="made must have trial 9"):
         found.config(9)
+
+
+def test_a_trial_that_nobody_configured_has_no_configuration(tmp_path: Path) -> None:
+    _, folder, ledger = made_search(tmp_path / "runs")
+    ledger.close()
+    optuna.load_study(study_name="made", storage=f"sqlite:///{folder.database}").ask()
+    found = open_search(folder.path)
+    assert list(found.trials["reason"]) == ["half_created"]
+    assert found.trials["model.width"].isna().all()
+    with pytest.raises(InputError, match=r"has no configuration: it is failed \(half_created\)"):
+        found.config(0)
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
