@@ -150,7 +150,7 @@ def warnings(entries: Sequence[Entry], objectives: Sequence[ObjectiveLike]) -> l
     lists = [tuple((o.metric, o.mode) for o in entry.spec.objectives) for entry in entries]
     if len({frozenset(one) for one in lists}) > 1:
         shared = " and ".join(o.metric for o in objectives)
-        shown = _listed(entries, [", ".join(metric for metric, _ in one) for one in lists])
+        shown = _listed(entries, [" and ".join(metric for metric, _ in one) for one in lists])
         found.append(f"Other objectives: {shown}. Only {shared} is compared.")
     full = [entry.spec.base_config.train.total_epochs for entry in entries]
     if len(set(full)) > 1:
