@@ -9,6 +9,7 @@ import click
 from search.cli_calibrate import calibrate_command
 from search.cli_check import check_command
 from search.cli_cluster import cluster_command
+from search.cli_compare import compare_command
 from search.cli_convert import convert_command
 from search.cli_data import data_command
 from search.cli_evaluate import evaluate_command
@@ -78,6 +79,7 @@ for _command in (
     status_command,
     best_command,
     report_command,
+    compare_command,
     simulate_command,
     calibrate_command,
     sync_command,

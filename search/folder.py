@@ -6,6 +6,7 @@ what the three files say, so that they can be written again.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -129,3 +130,21 @@ def all_searches(runs: Path) -> list[SearchFolder]:
     files = [*runs.glob("*/manifest.json"), *runs.glob("*/study.db")]
     names = sorted({path.parent.name for path in files})
     return [SearchFolder(runs, name) for name in names if NAME.fullmatch(name)]
+
+
+def find_folder(given: str | Path, runs: Path) -> SearchFolder:
+    """The search that a person means: by its name below `runs`, or by the path of its folder.
+
+    Raises:
+        InputError: it can be neither.
+    """
+    text = str(given)
+    if os.sep not in text:
+        return SearchFolder(runs, text)
+    try:
+        folder = SearchFolder(Path(text).parent, Path(text).name)
+        os.stat(folder.runs)  # noqa: PTH116  # Path.exists hides some of what may be wrong
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"{text[:80]!r} must be the folder of a search, but: {why}") from error
+    return folder

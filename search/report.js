@@ -6,6 +6,7 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const coarse = matchMedia("(pointer: coarse)");
   const drawn = new Set();
+  let show = () => {}; // leads to a trial's row, where there is a table of trials
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -109,94 +110,98 @@
     document.documentElement.dataset.ready = "1";
   };
 
-  const table = document.getElementById("trials");
-  const body = table.tBodies[0];
-  const heads = [...table.tHead.rows[0].cells];
-  const rows = [...body.rows];
-  const form = document.getElementById("filter");
-  const words = document.getElementById("words");
-  const state = document.getElementById("state");
-  const bestOnly = document.getElementById("best-only");
+  const interactive = () => {
+    const table = document.getElementById("trials");
+    const body = table.tBodies[0];
+    const heads = [...table.tHead.rows[0].cells];
+    const rows = [...body.rows];
+    const form = document.getElementById("filter");
+    const words = document.getElementById("words");
+    const state = document.getElementById("state");
+    const bestOnly = document.getElementById("best-only");
 
-  const value = (row, column) => {
-    const cell = row.cells[column];
-    const text = cell.dataset.v ?? cell.textContent;
-    return text === "–" ? null : text !== "" && Number.isFinite(Number(text)) ? Number(text) : text;
-  };
+    const value = (row, column) => {
+      const cell = row.cells[column];
+      const text = cell.dataset.v ?? cell.textContent;
+      return text === "–" ? null : text !== "" && Number.isFinite(Number(text)) ? Number(text) : text;
+    };
 
-  const compare = (a, b) => {
-    if (typeof a === "number" && typeof b === "number") return a - b;
-    return String(a).localeCompare(String(b), undefined, { numeric: true });
-  };
+    const compare = (a, b) => {
+      if (typeof a === "number" && typeof b === "number") return a - b;
+      return String(a).localeCompare(String(b), undefined, { numeric: true });
+    };
 
-  const sort = (column) => {
-    const up = heads[column].getAttribute("aria-sort") !== "ascending";
-    heads.forEach((head) => head.removeAttribute("aria-sort"));
-    heads[column].setAttribute("aria-sort", up ? "ascending" : "descending");
-    const keyed = rows.map((row, place) => ({ row, place, key: value(row, column) }));
-    keyed.sort((a, b) => {
-      if (a.key === null || b.key === null) return (a.key === null) - (b.key === null);
-      return (up ? 1 : -1) * compare(a.key, b.key) || a.place - b.place;
+    const sort = (column) => {
+      const up = heads[column].getAttribute("aria-sort") !== "ascending";
+      heads.forEach((head) => head.removeAttribute("aria-sort"));
+      heads[column].setAttribute("aria-sort", up ? "ascending" : "descending");
+      const keyed = rows.map((row, place) => ({ row, place, key: value(row, column) }));
+      keyed.sort((a, b) => {
+        if (a.key === null || b.key === null) return (a.key === null) - (b.key === null);
+        return (up ? 1 : -1) * compare(a.key, b.key) || a.place - b.place;
+      });
+      body.append(...keyed.map((entry) => entry.row));
+    };
+
+    const tests = {
+      "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b,
+      "=": (a, b) => a === b,
+    };
+
+    // `width=64 accuracy>90 sdt`: comparisons by a part of a column's name, other words as they are.
+    const matches = (row, word) => {
+      const found = /^([^<>=]+)(<=|>=|<|>|=)(.+)$/.exec(word);
+      if (!found) return row.textContent.toLowerCase().includes(word);
+      const [, name, sign, text] = found;
+      const wanted = Number.isFinite(Number(text)) ? Number(text) : text;
+      return heads.some((head, column) => {
+        if (!head.textContent.toLowerCase().includes(name)) return false;
+        const own = value(row, column);
+        if (own === null) return false;
+        if (typeof wanted === "number") return typeof own === "number" && tests[sign](own, wanted);
+        return sign === "=" && String(own).toLowerCase() === wanted;
+      });
+    };
+
+    const filter = () => {
+      const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let count = 0;
+      for (const row of rows) {
+        row.hidden = (state.value !== "" && row.dataset.state !== state.value)
+          || (bestOnly.checked && !row.classList.contains("front"))
+          || !wanted.every((word) => matches(row, word));
+        count += row.hidden ? 0 : 1;
+      }
+      document.getElementById("shown").value = `${count} of ${rows.length} trials`;
+    };
+
+    show = (id) => {
+      const row = document.getElementById(id);
+      if (!row) return;
+      if (row.hidden) {
+        form.reset();
+        filter();
+      }
+      location.hash = id;
+    };
+
+    heads.forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = head.textContent;
+      button.addEventListener("click", () => sort(column));
+      head.replaceChildren(button);
     });
-    body.append(...keyed.map((entry) => entry.row));
-  };
-
-  const tests = {
-    "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b,
-    "=": (a, b) => a === b,
-  };
-
-  // `width=64 accuracy>90 sdt`: comparisons by a part of a column's name, other words as they are.
-  const matches = (row, word) => {
-    const found = /^([^<>=]+)(<=|>=|<|>|=)(.+)$/.exec(word);
-    if (!found) return row.textContent.toLowerCase().includes(word);
-    const [, name, sign, text] = found;
-    const wanted = Number.isFinite(Number(text)) ? Number(text) : text;
-    return heads.some((head, column) => {
-      if (!head.textContent.toLowerCase().includes(name)) return false;
-      const own = value(row, column);
-      if (own === null) return false;
-      if (typeof wanted === "number") return typeof own === "number" && tests[sign](own, wanted);
-      return sign === "=" && String(own).toLowerCase() === wanted;
+    form.hidden = false;
+    form.addEventListener("input", filter);
+    form.addEventListener("submit", (event) => event.preventDefault());
+    document.addEventListener("click", (event) => {
+      const link = event.target.closest("a[href]");
+      if (link && /^#t\d+$/.test(link.getAttribute("href"))) show(link.getAttribute("href").slice(1));
     });
+    filter();
   };
 
-  const filter = () => {
-    const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let count = 0;
-    for (const row of rows) {
-      row.hidden = (state.value !== "" && row.dataset.state !== state.value)
-        || (bestOnly.checked && !row.classList.contains("front"))
-        || !wanted.every((word) => matches(row, word));
-      count += row.hidden ? 0 : 1;
-    }
-    document.getElementById("shown").value = `${count} of ${rows.length} trials`;
-  };
-
-  const show = (id) => {
-    const row = document.getElementById(id);
-    if (!row) return;
-    if (row.hidden) {
-      form.reset();
-      filter();
-    }
-    location.hash = id;
-  };
-
-  heads.forEach((head, column) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = head.textContent;
-    button.addEventListener("click", () => sort(column));
-    head.replaceChildren(button);
-  });
-  form.hidden = false;
-  form.addEventListener("input", filter);
-  form.addEventListener("submit", (event) => event.preventDefault());
-  document.addEventListener("click", (event) => {
-    const link = event.target.closest("a[href]");
-    if (link && /^#t\d+$/.test(link.getAttribute("href"))) show(link.getAttribute("href").slice(1));
-  });
-  filter();
+  if (document.getElementById("trials")) interactive();
   start().catch((error) => console.error(error));
 })();

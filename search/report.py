@@ -1,6 +1,5 @@
 """One self-contained HTML file that says what a search found and which network to pick."""
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -11,8 +10,8 @@ from search import report_figures as live_plots
 from search import report_plots as plots
 from search.insight import Insight
 from search.records import TrialRecord
-from search.report_choice import Pick, headline, link, picks_of
-from search.report_data import history, report_tree, spans
+from search.report_choice import Pick, chosen_networks, headline, link, picks_of
+from search.report_data import history, rates_of, report_tree, spans
 from search.report_figures import Tree, trial_words
 from search.report_insight import insight_section
 from search.report_page import page
@@ -38,7 +37,6 @@ _STATE_WORDS = {
     "running": "have not ended",
 }
 _PICK_SIZE = ("params_m", "sops_g", "firing_rate")
-_MOST_NETWORKS = 6  # lines of firing rates that can be told apart
 
 
 def write_report(
@@ -85,12 +83,12 @@ def write_report(
         _plots(records, objectives, picks, live),
         insight_section(insight, live) if insight else "",
         _effort(records, full_epochs, stopping_note, live),
-        _rates(_chosen(picks, front), live),
+        _rates(chosen_networks(picks, front), live),
         "<h2>All trials</h2>",
         '<p class="lead">Tinted rows: no other trial beats them.</p>' if front else "",
         trials_table(records, objectives),
         "<h2>How to reproduce</h2>",
-        networks(title, _chosen(picks, front), objectives, runs_option),
+        networks(title, chosen_networks(picks, front), objectives, runs_option),
         facts(info),
     ]
     words = {r.number: trial_words(r, objectives) for r in records}
@@ -118,12 +116,6 @@ def _still_running(title: str, runs_option: str) -> str:
         '<p class="hint">The search is still running: <code>'
         f"{command}</code> writes this page anew with what has come in since.</p>"
     )
-
-
-def _chosen(picks: Sequence[Pick], front: Sequence[TrialRecord]) -> list[Pick]:
-    """The picks, then the rest of the front."""
-    known = {record.number for _, record in picks}
-    return [*picks, *(("", record) for record in front if record.number not in known)]
 
 
 def _summary(
@@ -294,14 +286,9 @@ def _effort(
 
 def _rates(chosen: Sequence[Pick], live: dict[str, Tree]) -> str:
     """Firing rates a layer of the chosen networks."""
-    known = [
-        (record.name, record.extra["layer_rates"])
-        for _, record in chosen
-        if record.extra.get("layer_rates")
-    ][:_MOST_NETWORKS]
+    known, layers = rates_of(chosen)
     if not known:
         return ""
-    layers = _layers([list(rates) for _, rates in known])
     live["rates"] = live_plots.layer_rates(known, layers)
     return figure(
         "Firing rates by layer",
@@ -310,17 +297,6 @@ def _rates(chosen: Sequence[Pick], live: dict[str, Tree]) -> str:
         "",
         "rates",
     )
-
-
-def _layers(networks: Sequence[list[str]]) -> list[str]:
-    """Every layer once, each after the one that it follows in its own network."""
-    deepest = max(networks, key=len)
-    found = list(deepest)
-    for network in networks:
-        for before, layer in itertools.pairwise(["", *network]):
-            if layer not in found:
-                found.insert(found.index(before) + 1 if before else 0, layer)
-    return found
 
 
 def _key(front: str, *more: tuple[str, str]) -> str:

@@ -33,6 +33,12 @@ def picks_of(front: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) 
     return [pick for pick in found if first_of[pick[1].number] == pick]
 
 
+def chosen_networks(picks: Sequence[Pick], front: Sequence[TrialRecord]) -> list[Pick]:
+    """The picks, then the rest of the front."""
+    known = {record.number for _, record in picks}
+    return [*picks, *(("", record) for record in front if record.number not in known)]
+
+
 def within_a_point(
     front: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]
 ) -> TrialRecord | None:

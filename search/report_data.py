@@ -1,6 +1,7 @@
 """The numbers of a report: pure functions over the ledger's records."""
 
 import heapq
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 from search.insight import Insight
 from search.records import Attempt, TrialRecord
-from search.report_choice import headline, picks_of
+from search.report_choice import Pick, headline, picks_of
 from search.results import (
     ObjectiveLike,
     StoppingCheck,
@@ -27,6 +28,7 @@ from search.tracking_uri import redact
 from spaces.redaction import redactor
 
 STATES = ("finished", "stopped", "paused", "failed", "running")
+_MOST_NETWORKS = 6  # lines of firing rates that can be told apart
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,18 @@ def epochs_by_state(records: Sequence[TrialRecord]) -> dict[str, int]:
     return {state: count for state, count in counts.items() if count}
 
 
+def rates_of(
+    chosen: Sequence[Pick],
+) -> tuple[list[tuple[str, Mapping[str, float]]], list[str]]:
+    """Firing rates of chosen networks by name, and every layer in the order of the deepest."""
+    known = [
+        (record.name, record.extra["layer_rates"])
+        for _, record in chosen
+        if record.extra.get("layer_rates")
+    ][:_MOST_NETWORKS]
+    return known, _layers([list(rates) for _, rates in known])
+
+
 def retrain_command(search: str, record: TrialRecord, runs_option: str) -> str:
     """What trains a trial's network again."""
     return redact(f"spiketune train --from {search}:{record.number}{runs_option}")
@@ -194,7 +208,7 @@ def report_tree(
         "running": running,
         "info": dict(info),
         "objectives": [{"metric": o.metric, "mode": o.mode} for o in objectives],
-        "headline": unescape(sub(r"<[^>]*>", "", headline(picks, front, objectives))),
+        "headline": plain_headline(records, objectives),
         "picks": [{"why": why, "trial": record.number} for why, record in picks],
         "pareto": [
             by_number[record.number]
@@ -215,6 +229,23 @@ def report_tree(
     }
     shown: dict[str, Any] = _without_secrets(tree, cache(redactor()))
     return shown
+
+
+def plain_headline(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> str:
+    """Which network to pick, in a sentence without markup."""
+    front = pareto(records, objectives)
+    return unescape(sub(r"<[^>]*>", "", headline(picks_of(front, objectives), front, objectives)))
+
+
+def _layers(networks: Sequence[list[str]]) -> list[str]:
+    """Every layer once, each after the one that it follows in its own network."""
+    deepest = max(networks, key=len, default=[])
+    found = list(deepest)
+    for network in networks:
+        for before, layer in itertools.pairwise(["", *network]):
+            if layer not in found:
+                found.insert(found.index(before) + 1 if before else 0, layer)
+    return found
 
 
 def _without_secrets(value: Any, hide: Callable[[str], str]) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from search.effects import CLEAR, Effect, Group, Importance, doubt
+from search.insight import Finding
 from search.report_figures import Tree, colour, drawn, plain
 from search.report_plots import label
 
@@ -41,6 +42,13 @@ def importance_bars(importances: Sequence[Importance]) -> Tree:
             "showgrid": False,
         },
     )
+
+
+def shown_effects(finding: Finding) -> list[Effect]:
+    """Effects that some trial shows, the most important parameter's first."""
+    order = [row.parameter for row in finding.importances]
+    effects = sorted(finding.effects, key=lambda e: order.index(e.parameter))
+    return [effect for effect in effects if any(group.trials for group in effect.groups)]
 
 
 def effect_plot(effect: Effect, metric: str) -> Tree:

@@ -123,8 +123,8 @@ def trade_off(
     return drawn(
         traces,
         440,
-        xaxis=_axis(label(x), log=log) | ticks,
-        yaxis=_axis(label(y)) | _focus(shown, [y for _, y in points.values()]),
+        xaxis=axis(label(x), log=log) | ticks,
+        yaxis=axis(label(y)) | focus(shown, [y for _, y in points.values()]),
     )
 
 
@@ -163,7 +163,7 @@ def learning_curves(
                     hovertemplate="epoch %{x}: <b>%{y}</b><br>%{hovertext}<extra></extra>",
                 )
             )
-    return drawn(traces, 380, xaxis=_axis("Epoch"), yaxis=_axis(label(metric)))
+    return drawn(traces, 380, xaxis=axis("Epoch"), yaxis=axis(label(metric)))
 
 
 def best_so_far(
@@ -179,8 +179,8 @@ def best_so_far(
     return drawn(
         traces,
         380,
-        xaxis=_axis(f"Time since the start ({unit})"),
-        yaxis=_axis(label(objectives[0].metric)) | _focus(shown, [m.value for m in moments]),
+        xaxis=axis(f"Time since the start ({unit})"),
+        yaxis=axis(label(objectives[0].metric)) | focus(shown, [m.value for m in moments]),
     )
 
 
@@ -190,7 +190,7 @@ def volume_so_far(moments: Sequence[Moment]) -> Tree:
     volumes = [m.hypervolume for m in moments]
     traces = [_steps(moments, unit_s, volumes, "hypervolume", shown_in_legend=False)]
     return drawn(
-        traces, 380, xaxis=_axis(f"Time since the start ({unit})"), yaxis=_axis("Hypervolume")
+        traces, 380, xaxis=axis(f"Time since the start ({unit})"), yaxis=axis("Hypervolume")
     )
 
 
@@ -209,7 +209,7 @@ def epochs_reached(records: Sequence[TrialRecord], full_epochs: int | None) -> T
     if full_epochs and any(left):
         traces.append(_bars(epochs, left, "left out", colour("grid")))
     layout = {"barmode": "stack", "bargap": 0.08}
-    return drawn(traces, 340, xaxis=_axis("Epoch"), yaxis=_axis("Trials"), **layout)
+    return drawn(traces, 340, xaxis=axis("Epoch"), yaxis=axis("Trials"), **layout)
 
 
 def timeline(bars: Sequence[Span]) -> Tree:
@@ -243,8 +243,8 @@ def timeline(bars: Sequence[Span]) -> Tree:
         min(640, max(340, 130 + 26 * lanes)),
         barmode="overlay",
         bargap=0.15,
-        xaxis=_axis(f"Time since the start ({unit})"),
-        yaxis=_axis("Lane") | {"dtick": max(1, lanes // 8), "autorange": "reversed"},
+        xaxis=axis(f"Time since the start ({unit})"),
+        yaxis=axis("Lane") | {"dtick": max(1, lanes // 8), "autorange": "reversed"},
     )
 
 
@@ -272,8 +272,8 @@ def layer_rates(chosen: Sequence[tuple[str, Mapping[str, float]]], layers: Seque
     return drawn(
         traces,
         110 + 22 * len(layers),
-        xaxis=_axis("Spikes a neuron and timestep") | {"rangemode": "tozero"},
-        yaxis=_axis("")
+        xaxis=axis("Spikes a neuron and timestep") | {"rangemode": "tozero"},
+        yaxis=axis("")
         | {
             "tickvals": list(range(len(layers))),
             "ticktext": [plain(layer, 34) for layer in layers],
@@ -335,7 +335,8 @@ def _bars(xs: Sequence[int], heights: Sequence[int], name: str, fill: str) -> An
     )
 
 
-def _axis(title: str, *, log: bool = False) -> Tree:
+def axis(title: str, *, log: bool = False) -> Tree:
+    """An axis with its name."""
     # Plotly's own format writes 0.0003 mJ as 300μ.
     tree: Tree = {"title": {"text": plain(title)}, "tickformat": "~g", "automargin": True}
     return tree | {"type": "log"} if log else tree
@@ -352,7 +353,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     return ticks[:: -(-len(ticks) // _MOST_TICKS)]
 
 
-def _focus(heights: Sequence[float], every: Sequence[float]) -> Tree:
+def focus(heights: Sequence[float], every: Sequence[float]) -> Tree:
     """Show the heights that matter: trials stopped far off would squeeze them to a line."""
     if not heights or max(heights) <= min(heights):
         return {}

@@ -14,7 +14,7 @@ from matplotlib.ticker import (
 
 from search.effects import CLEAR, Effect, doubt
 from search.insight import Finding, Insight
-from search.report_effects import effect_plot, importance_bars, middle
+from search.report_effects import effect_plot, importance_bars, middle, shown_effects
 from search.report_figures import Tree
 from search.report_plots import COLOURS, figure, label, svg
 from search.tracking_uri import redact
@@ -52,11 +52,8 @@ def _finding(finding: Finding, index: int, live: dict[str, Tree]) -> str:
         f"importance{index}",
     )
     live[f"importance{index}"] = importance_bars(finding.importances)
-    order = [row.parameter for row in finding.importances]
-    effects = sorted(finding.effects, key=lambda e: order.index(e.parameter))
-    known = [effect for effect in effects if any(group.trials for group in effect.groups)]
     plots = ""
-    for place, effect in enumerate(known):
+    for place, effect in enumerate(shown_effects(finding)):
         name = f"effect{index}x{place}"
         still = _effect(name, effect, label(finding.metric))
         plots += figure(_name(effect.parameter, 2 * _KEY_CHARS), "", still, "", name)

@@ -4,7 +4,7 @@ Drawn as plain lines: plotly's own kind needs WebGL, which many a browser on a s
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,17 @@ class _Axis:
     marks: Sequence[tuple[float, str]]
 
 
+@dataclass(frozen=True)
+class Group:
+    """Trials that are drawn alike: name in the key, colour, line, members' numbers."""
+
+    name: str
+    line: str
+    width: float
+    opacity: float
+    members: Set[int]
+
+
 def parallel(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> Tree | None:
     """A line a trial; None where nothing differs.
 
@@ -37,24 +48,45 @@ def parallel(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]
         objectives: what was searched for; they are the last axes.
     """
     ranked = rank(records, objectives)
+    front = {r.number for r in pareto(records, objectives)}
+    quarter = {r.number for r in ranked[: max(1, len(ranked) // 4)]} - front
+    rest = {r.number for r in ranked} - front - quarter
+    name = "Pareto front" if len(objectives) > 1 else "best"
+    groups = (
+        Group("others", colour("quiet"), 1.0, 0.3, rest),
+        Group("best quarter", colour("finished"), 1.4, 0.7, quarter),
+        Group(name, colour("front"), 2.2, 0.9, front),
+    )
     keys = list(dict.fromkeys(key for r in ranked for key in r.params))
+    return lines_of(ranked, keys, objectives, groups)
+
+
+def lines_of(
+    ranked: Sequence[TrialRecord],
+    keys: Sequence[str],
+    objectives: Sequence[ObjectiveLike],
+    groups: Sequence[Group],
+) -> Tree | None:
+    """A line a trial; None where nothing differs.
+
+    Args:
+        ranked: trials with a result.
+        keys: parameters, the first axes.
+        objectives: the last axes.
+        groups: which trials are drawn, and how.
+    """
+    if len(ranked) < 2:
+        return None
     axes = [_axis(short(key), {r.number: r.params[key] for r in ranked if key in r.params})
             for key in keys]  # fmt: skip
     axes = [axis for axis in axes if len(set(axis.heights.values())) > 1]
     axes += [_metric_axis(o.metric, ranked) for o in objectives]
-    if len(ranked) < 2 or len(axes) < 2:
+    if len(axes) < 2:
         return None
-    front = {r.number for r in pareto(records, objectives)}
-    quarter = {r.number for r in ranked[: max(1, len(ranked) // 4)]} - front
-    groups = (
-        ("others", colour("quiet"), 1.0, 0.3, {r.number for r in ranked} - front - quarter),
-        ("best quarter", colour("finished"), 1.4, 0.7, quarter),
-        ("Pareto front" if len(objectives) > 1 else "best", colour("front"), 2.2, 0.9, front),
-    )
     traces = [
-        _lines(name, line, width, opacity, [r for r in ranked if r.number in members], axes)
-        for name, line, width, opacity, members in groups
-        if members
+        _lines(group, [r for r in ranked if r.number in group.members], axes)
+        for group in groups
+        if group.members
     ]
     marks = [
         {
@@ -89,14 +121,7 @@ def parallel(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]
     return tree
 
 
-def _lines(
-    name: str,
-    line: str,
-    width: float,
-    opacity: float,
-    records: Sequence[TrialRecord],
-    axes: Sequence[_Axis],
-) -> Any:
+def _lines(group: Group, records: Sequence[TrialRecord], axes: Sequence[_Axis]) -> Any:
     xs: list[int | None] = []
     ys: list[float | None] = []
     numbers: list[int | None] = []
@@ -111,9 +136,9 @@ def _lines(
         y=ys[:-1],
         customdata=numbers[:-1],
         mode="lines+markers",
-        name=name,
-        opacity=opacity,
-        line={"color": line, "width": width},
+        name=group.name,
+        opacity=group.opacity,
+        line={"color": group.line, "width": group.width},
         marker={"size": 4},
         hovertemplate="%{hovertext}<extra></extra>",
     )

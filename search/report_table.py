@@ -34,8 +34,8 @@ def trials_table(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveL
     for row in rows(records, objectives):
         record = by_number[row["number"]]
         reason = "" if row["reason"] in ("", "completed") else f" ({row['reason']})"
-        shown = [_cell(row["metrics"].get(m), cell_of=m) for m in metrics]
-        given = [_cell(row["params"].get(key)) for key in keys]
+        shown = [metric_cell(row["metrics"].get(m), m) for m in metrics]
+        given = [metric_cell(row["params"].get(key)) for key in keys]
         took = "<td>–</td>"
         if record.ended_s is not None:
             seconds = record.ended_s - record.started_s
@@ -71,7 +71,7 @@ def rates_table(chosen: Sequence[tuple[str, Mapping[str, float]]], layers: Seque
     heads = "".join(f"<th>{escape(name)}</th>" for name, _ in chosen)
     lines = "".join(
         f'<tr><td class="text">{escape(redact(layer))}</td>'
-        + "".join(_cell(rates.get(layer)) for _, rates in chosen)
+        + "".join(metric_cell(rates.get(layer)) for _, rates in chosen)
         + "</tr>"
         for layer in layers
     )
@@ -143,11 +143,12 @@ def _config(record: TrialRecord) -> str:
     return f"<details><summary>Configuration</summary><pre>{escape(redact(text))}</pre></details>"
 
 
-def _cell(value: object, cell_of: str = "") -> str:
+def metric_cell(value: object, metric: str = "") -> str:
+    """A table's cell; `data-v` holds what it rounds."""
     if value is None:
         return "<td>–</td>"
     if isinstance(value, float):
-        text = cell(cell_of, value) if cell_of else plain_value(value)
+        text = cell(metric, value) if metric else plain_value(value)
         exact = "" if text == repr(value) else f' data-v="{value!r}"'
         return f"<td{exact}>{escape(text)}</td>"
     return f"<td>{escape(redact(plain_value(value)))}</td>"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from trainables import checkpoint as checkpoints
 from trainables.checkpoint import Checkpoint
@@ -15,6 +16,7 @@ from trainables.model.selection import use_backend
 from trainables.model.weights import load_model
 from trainables.scoring import autocast, wide
 
+Network = nn.Module  # for annotations where torch is not imported
 WEIGHTS = f"network{checkpoints.SUFFIX}"
 
 
@@ -30,8 +32,7 @@ class ServedNetwork:
         self.checkpoint = checkpoint
         train = checkpoint.config.train
         self._device = pick_device(train)
-        self._network = load_model(checkpoint.config.model, checkpoint.evaluated, self._device)
-        use_backend(self._network, train, self._device)
+        self._network = built(checkpoint, self._device)
 
     @torch.no_grad()
     def predict(self, inputs: np.ndarray) -> np.ndarray:
@@ -47,6 +48,28 @@ class ServedNetwork:
                 logits_TBK = self._network(x.to(self._device))
             parts.append(wide(logits_TBK).mean(dim=0).cpu())
         return np.asarray(torch.cat(parts).numpy())
+
+
+def built(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
+    """A checkpoint's network in evaluation mode with the evaluated weights.
+
+    Raises:
+        CheckpointError: the weights are of another network.
+    """
+    network = load_model(checkpoint.config.model, checkpoint.evaluated, device)
+    use_backend(network, checkpoint.config.train, device)
+    return network
+
+
+def load_network(path: Path, device: str = "cpu") -> Network:
+    """The network of a checkpoint's file in evaluation mode; nothing is unpickled.
+
+    It computes in float32, whatever precision it was trained in.
+
+    Raises:
+        CheckpointError: the file is missing, altered or not ours.
+    """
+    return built(checkpoints.load(path, device), torch.device(device))
 
 
 def export_network(checkpoint: Checkpoint, folder: Path) -> Path:

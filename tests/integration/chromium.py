@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 
 PATIENCE_S = 60.0
+READY = "document.documentElement.dataset.ready === '1'"  # of a report or comparison
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -163,3 +164,20 @@ async def _port(path: Path) -> int:
         assert time.monotonic() < deadline, "chromium did not start"
         await asyncio.sleep(0.05)
     return int(path.read_text().split()[0])
+
+
+def seen(folder: Path, look: Callable[[Page], Awaitable[None]]) -> None:
+    async def go() -> None:
+        async with browser(folder / "profile") as page:
+            await look(page)
+
+    asyncio.run(go())
+
+
+async def drawn(page: Page) -> None:
+    """Scroll through the page as a reader does, until each plot has been in view."""
+    await page.until(READY)
+    for place in range(await page.value("document.querySelectorAll('figure').length")):
+        figure = f"document.querySelectorAll('figure')[{place}]"
+        await page.value(f"{figure}.scrollIntoView({{block: 'center'}})")
+        await page.until(f"{figure}.classList.contains('drawn')")

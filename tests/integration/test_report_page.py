@@ -2,12 +2,11 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from chromium import BROWSER, Page, browser
+from chromium import BROWSER, READY, Page, drawn, seen
 
 from search.records import Attempt, EpochRecord, TrialRecord
 from search.report import write_report
@@ -21,7 +20,6 @@ OBJECTIVES = (
 )
 EVIL = '<img src=x onerror="console.error(1)"></script>'
 ROWS = "[...document.querySelectorAll('#trials tbody tr')].filter(r => !r.hidden)"
-READY = "document.documentElement.dataset.ready === '1'"
 COUNT = 23
 
 
@@ -59,23 +57,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = [trial(number) for number in range(COUNT)]
     write_report(path, "tiny", {"seed": "0", "odd": EVIL}, records, OBJECTIVES, 4)
     return path
-
-
-def seen(folder: Path, look: Callable[[Page], Awaitable[None]]) -> None:
-    async def go() -> None:
-        async with browser(folder / "profile") as page:
-            await look(page)
-
-    asyncio.run(go())
-
-
-async def drawn(page: Page) -> None:
-    """Scroll through the page as a reader does, until each plot has been in view."""
-    await page.until(READY)
-    for place in range(await page.value("document.querySelectorAll('figure').length")):
-        figure = f"document.querySelectorAll('figure')[{place}]"
-        await page.value(f"{figure}.scrollIntoView({{block: 'center'}})")
-        await page.until(f"{figure}.classList.contains('drawn')")
 
 
 def test_it_draws_every_plot_and_asks_for_nothing(report: Path, tmp_path: Path) -> None:

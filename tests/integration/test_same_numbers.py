@@ -1,5 +1,6 @@
-"""Ledger, `best`, report and MLflow say the same numbers, to the last digit."""
+"""Ledger, `best`, report, MLflow and `open_search` say the same numbers, to the last digit."""
 
+import ast
 import json
 import re
 from collections.abc import Mapping
@@ -7,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from search import open_search
 from search.cli import main
 from search.cli_options import open_recorded
 from search.director import USAGE
 from search.records import TrialRecord
+from tests.notebooks.execute import NOTEBOOK, code_cells, executed
+from trainables.data import load_data
 
 # Columns of the report's table, in its order, from the fourth on.
 SHOWN = ("val_top1", "energy_mj", "params_m")
@@ -65,6 +70,66 @@ def test_best_and_report_have_the_ledgers_numbers(
         for name, record in records.items():
             assert rows[name]["metrics"] == dict(record.last), name
             assert rows[name]["params"] == dict(record.params), name
+
+
+def test_an_opened_search_has_the_ledgers_numbers(
+    finished_search: Path, records: dict[str, TrialRecord]
+) -> None:
+    found = open_search("tiny", runs=finished_search / "runs")
+    trials, epochs = found.trials, found.epochs
+    assert found.state == "finished"
+    for record in records.values():
+        row = trials.loc[record.number]
+        assert {name: row[name] for name in record.last} == dict(record.last)
+        assert row[list(found.spec.space)].dropna().to_dict() == dict(record.params)
+        mine = epochs[epochs["trial"] == record.number].set_index("epoch")
+        for entry in record.epochs:
+            assert {n: mine.loc[entry.epoch, n] for n in entry.metrics} == dict(entry.metrics)
+    tree = spiketune_json(finished_search, "best", "tiny")
+    assert found.best is not None
+    assert found.best.number == tree["best"]["number"]
+    assert [trial.number for trial in found.pareto] == [row["number"] for row in tree["pareto"]]
+
+
+def test_an_opened_searchs_network_is_the_trials(finished_search: Path) -> None:
+    found = open_search(finished_search / "runs" / "tiny")
+    chosen = next(trial for trial in found.pareto if trial.state == "finished")
+    network = found.load_network(chosen)
+    assert not network.training
+    split = load_data(chosen.config.data, chosen.config.model).val
+    inputs, labels = split.batch(torch.arange(len(split)), torch.device("cpu"))
+    with torch.no_grad():
+        logits_BK = network(inputs).mean(dim=0)
+    top1 = 100.0 * float((logits_BK.argmax(dim=1) == labels).double().mean())
+    # The checkpoint is that of the best epoch.
+    epochs = found.epochs.query("trial == @chosen.number")
+    assert top1 == pytest.approx(epochs["val_top1"].max(), abs=1e-9)
+
+
+def test_the_notebook_shows_the_same_numbers(finished_search: Path) -> None:
+    search, trials, _, figure, params, config, answers, accuracy = executed(
+        str(finished_search / "runs" / "tiny")
+    )
+    tree = spiketune_json(finished_search, "best", "tiny")
+    assert list(trials.index) == [row["number"] for row in tree["trials"][: len(trials)]]
+    assert params == tree["best"]["params"]
+    assert config == search.best.config.model
+    assert figure.data
+    assert len(answers["found"]) == len(answers["labels"]) == 12
+    assert accuracy["computed"] == pytest.approx(accuracy["recorded"], abs=1e-9)
+
+
+def test_the_notebooks_outputs_are_those_of_a_run() -> None:
+    text = NOTEBOOK.read_text()
+    assert len(text) < 150_000
+    assert not re.search(r"/(tmp|home|root|work)/|https?://", text)
+    cells = code_cells(json.loads(text))
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    shown = [cell["outputs"][0]["data"] for cell in cells]
+    assert all("text/plain" in data for data in shown)
+    assert sum("image/png" in data for data in shown) == 1
+    accuracy = ast.literal_eval("".join(shown[-1]["text/plain"]))
+    assert accuracy["computed"] == pytest.approx(accuracy["recorded"], abs=1e-9)
 
 
 def test_mlflow_has_the_ledgers_numbers(
