@@ -37,6 +37,19 @@ class RedactingFormatter(logging.Formatter):
         return redact(super().format(record))
 
 
+class ErrorHandler(logging.StreamHandler[Any]):
+    """Writes to what standard error is at the time: a live display keeps lines above itself."""
+
+    @property
+    def stream(self) -> Any:
+        """Standard error."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        """It cannot be another one."""
+
+
 class SpiketuneGroup(click.Group):
     """Turns our errors into one message and an exit status, without traceback."""
 
@@ -65,7 +78,7 @@ class SpiketuneGroup(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Show what is logged, not only warnings.")
 def main(verbose: bool) -> None:  # noqa: FBT001  # click passes flags by keyword
     """Find the spiking transformer you should train."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = ErrorHandler()
     handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 

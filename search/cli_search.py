@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ def _resume(
 ) -> None:
     from search.runner import resume_search
 
-    with Progress(console, spec, ledger.records) as progress:
+    used_s = ledger.used_s(time.time())
+    with Progress(console, spec, ledger.records, used_s) as progress:
         outcome = resume_search(folder, address, progress, force=force, opened=(spec, ledger))
     _finish(console, spec, folder, outcome)
 
