@@ -23,6 +23,7 @@ from search.cli_search import (
     status_command,
 )
 from search.cli_simulate import simulate_command
+from search.cli_stop import stop_command
 from search.cli_sync import sync_command
 from search.cli_train import train_command, ui_command
 from search.tracking_uri import redact
@@ -89,6 +90,7 @@ for _command in (
     search_command,
     resume_command,
     status_command,
+    stop_command,
     best_command,
     report_command,
     simulate_command,

@@ -102,6 +102,7 @@ def test_five_hundred_hostile_names_write_nothing_outside(tmp_path: Path) -> Non
     file = str(tmp_path / "made.yaml")
     commands = (
         ["status"], ["best"], ["report"], ["resume"], ["sync"], ["promote"],
+        ["stop"],
         ["train", "--from"],
         ["search", file, "--name"], ["submit", file, "--address", "http://127.0.0.1:1", "--name"],
     )  # fmt: skip
@@ -132,6 +133,7 @@ def _allowed(name: str) -> bool:
 def test_every_command_that_takes_a_name_is_in_that_test() -> None:
     known = {
         "status", "best", "report", "resume", "sync", "promote", "train", "search", "submit",
+        "stop",
     }  # fmt: skip
     named = {
         name
