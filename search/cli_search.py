@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from search.against import against_recipe
 from search.cli_options import (
     address_option,
     format_option,
@@ -27,7 +28,7 @@ from search.recorded import check_same, open_ledger
 from search.records import TrialRecord
 from search.results import best, pareto, rows, stopping_check
 from search.study import Ledger
-from search.tables import print_insight, print_results, print_savings
+from search.tables import print_against, print_insight, print_results, print_savings
 from search.wording import STATE_STYLES, duration, metric_text
 from spaces.loader import load_search_space
 from spaces.schema import SearchSpec
@@ -116,13 +117,17 @@ def _resume(
 @format_option
 @runs_option
 def best_command(name: str, top: int, output: str, runs: Path) -> None:
-    """Print leaderboard, Pareto set, what mattered and what to search next of the search NAME."""
+    """Print what the search NAME found best, what that gained, and what to search next.
+
+    Leaderboard, Pareto set, its difference to the recipe, and which parameters mattered.
+    """
     spec, _, records = open_recorded(runs, name)
     if output == "json":
         click.echo(json.dumps(best_tree(spec, name, records), indent=2))
         return
     console = make_console()
     print_results(console, spec, records, top)
+    print_against(console, spec, against_recipe(spec, records))
     print_insight(console, insight(spec, records))
 
 
@@ -181,13 +186,14 @@ def report_command(name: str, output: str, runs: Path) -> None:
 def best_tree(spec: SearchSpec, name: str, records: list[TrialRecord]) -> dict[str, Any]:
     """What `best --format json` prints: best trial, Pareto set, all rows, insight; full precision.
 
-    `insight` is None with too few trials.
+    `insight` is None with too few trials, `against_recipe` without a Pareto set.
     """
     table = rows(records, spec.objectives)
     by_number = {row["number"]: row for row in table}
     top = best(records, spec.objectives)
     check = stopping_check(records, spec.stopping_metric, spec.stopping_mode)
     found = insight(spec, records)
+    against = against_recipe(spec, records)
     return {
         "search": name,
         "objectives": [{"metric": o.metric, "mode": o.mode} for o in spec.objectives],
@@ -196,6 +202,7 @@ def best_tree(spec: SearchSpec, name: str, records: list[TrialRecord]) -> dict[s
         "stopping_check": None if check is None else asdict(check),
         "trials": table,
         "insight": found.tree() if found else None,
+        "against_recipe": against.tree() if against else None,
     }
 
 
