@@ -13,6 +13,7 @@ from search.cli_convert import convert_command
 from search.cli_data import data_command
 from search.cli_evaluate import evaluate_command
 from search.cli_jobs import jobs_command, submit_command
+from search.cli_new import new_command
 from search.cli_plan import plan_command
 from search.cli_promote import promote_command
 from search.cli_schema import schema_command
@@ -86,6 +87,7 @@ def main(verbose: bool) -> None:  # noqa: FBT001  # click passes flags by keywor
 
 
 for _command in (
+    new_command,
     check_command,
     schema_command,
     plan_command,

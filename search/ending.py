@@ -40,9 +40,10 @@ def end_driver(folder: SearchFolder, holder: Callable[[], Holder | None], timeou
         StopError: it runs elsewhere or as someone else, or still runs after that time.
     """
     found = holder()
-    if found is None or found.alive is False:
+    alive = found.alive if found is not None else False
+    if found is None or alive is False:
         return False
-    if found.alive is None:
+    if alive is None:
         if not _beats(found, holder):
             return False
         raise StopError(

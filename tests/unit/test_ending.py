@@ -19,6 +19,7 @@ from test_lease import hand_to
 from search import ending
 from search.cli import main
 from search.database import LEASES, writing
+from search.folder import SearchFolder
 from search.lease import Holder, process_identity
 from search.study import Ledger
 
@@ -120,8 +121,8 @@ def test_the_lease_given_back_is_the_end(tmp_path: Path, ledger: Ledger) -> None
         assert child.poll() is None
 
 
-def made_folder(tmp_path: Path) -> ending.SearchFolder:
-    return ending.SearchFolder(tmp_path / "runs", "made")
+def made_folder(tmp_path: Path) -> SearchFolder:
+    return SearchFolder(tmp_path / "runs", "made")
 
 
 def test_a_process_that_only_has_the_id_is_left_alone(tmp_path: Path, ledger: Ledger) -> None:
@@ -138,7 +139,7 @@ def test_a_process_that_only_has_the_id_is_left_alone(tmp_path: Path, ledger: Le
 def test_a_process_whose_id_changes_hands_meanwhile_is_left_alone(
     tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = iter([True, True, False])
+    seen = iter([True, False])
     monkeypatch.setattr(Holder, "alive", property(lambda _: next(seen)))
     with process() as child:
         held = held_by(ledger, child)
