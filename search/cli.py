@@ -22,9 +22,9 @@ from search.cli_search import (
     report_command,
     resume_command,
     search_command,
-    status_command,
 )
 from search.cli_simulate import simulate_command
+from search.cli_status import status_command
 from search.cli_stop import stop_command
 from search.cli_sync import sync_command
 from search.cli_train import train_command, ui_command

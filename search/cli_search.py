@@ -1,4 +1,4 @@
-"""`spiketune search|resume|status|best|report`."""
+"""`spiketune search|resume|best|report`."""
 
 import json
 import sys
@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from search.against import against_recipe
 from search.cli_options import (
@@ -21,7 +20,7 @@ from search.cli_options import (
     set_option,
 )
 from search.first import with_warm_points
-from search.folder import SearchFolder, all_searches
+from search.folder import SearchFolder
 from search.insight import insight
 from search.progress import Progress
 from search.recorded import check_same, open_ledger
@@ -29,7 +28,7 @@ from search.records import TrialRecord
 from search.results import best, pareto, rows, stopping_check
 from search.study import Ledger
 from search.tables import print_against, print_insight, print_results, print_savings
-from search.wording import STATE_STYLES, duration, metric_text
+from search.wording import duration
 from spaces.loader import load_search_space
 from spaces.schema import SearchSpec
 from trainables.errors import SpiketuneError
@@ -131,32 +130,6 @@ def best_command(name: str, top: int, output: str, runs: Path) -> None:
     print_insight(console, insight(spec, records))
 
 
-@click.command("status")
-@click.argument("name", required=False)
-@format_option
-@runs_option
-def status_command(name: str | None, output: str, runs: Path) -> None:
-    """Say how far a search (or every search) has come."""
-    names = [name] if name else [folder.name for folder in all_searches(runs)]
-    trees = [_status_tree(runs, known) for known in names]
-    if output == "json":
-        click.echo(json.dumps(trees[0] if name else trees, indent=2))
-        return
-    console = make_console()
-    if not trees:
-        console.print(f"No searches in {runs}.")
-        return
-    table = Table(box=None, pad_edge=False)
-    for column in ("search", "trials", *STATE_STYLES, "best", "driver"):
-        table.add_column(column, no_wrap=True)
-    for tree in trees:
-        counts = [str(count) for count in tree["states"].values()]
-        shown = metric_text(*tree["best"]) if tree["best"] else "-"
-        done = f"{tree['trials']}/{tree['budget']}"
-        table.add_row(tree["name"], done, *counts, shown, tree["driver"] or "-")
-    console.print(table)
-
-
 @click.command("report")
 @click.argument("name")
 @click.option(
@@ -203,26 +176,6 @@ def best_tree(spec: SearchSpec, name: str, records: list[TrialRecord]) -> dict[s
         "trials": table,
         "insight": found.tree() if found else None,
         "against_recipe": against.tree() if against else None,
-    }
-
-
-def _status_tree(runs: Path, name: str) -> dict[str, Any]:
-    folder = SearchFolder(runs, name)
-    spec, ledger = open_ledger(folder)
-    records, holder = ledger.records, ledger.holder
-    ledger.close()
-    top = best(records, spec.objectives)
-    first = spec.objectives[0].metric
-    return {
-        "name": folder.name,
-        "trials": len(records),
-        "budget": spec.budget.trials,
-        "epochs": sum(len(record.epochs) for record in records),
-        "states": {
-            state: sum(record.state == state for record in records) for state in STATE_STYLES
-        },
-        "best": [first, top.last[first]] if top else None,
-        "driver": None if holder is None or holder.alive is False else str(holder),
     }
 
 

@@ -85,6 +85,20 @@ class LiveView:
             line.truncate(width, overflow="crop" if plain else "ellipsis")
         return lines[:most]
 
+    def line(self) -> str:
+        """How far it is and the best so far, as plain text."""
+        board = self._board
+        parts = [f"{board.num_ended}/{self._trials} trials"]
+        parts += [f"{n} {state}" for state in STATE_STYLES if (n := board.states[state])]
+        parts.append(f"{board.num_epochs} epochs")
+        parts += [f"best {told}" for told in self._best_values()]
+        return f"{self._name}: {', '.join(parts)}"
+
+    def _best_values(self) -> list[str]:
+        first = self._board.objectives[0].metric
+        known = self._board.history[-1:]
+        return [metric_text(first, value) for value in known if math.isfinite(value)]
+
     def _head(self, width: int, *, plain: bool) -> Text:
         states = self._board.states
         done = f"{self._board.num_ended}/{self._trials} trials"

@@ -27,6 +27,7 @@ class Progress:
         spec: the search.
         known: the trials the ledger knows already.
         used_s: seconds that earlier drivers have spent.
+        elapsed_s: seconds for which this one has run.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Progress:
         spec: SearchSpec,
         known: Sequence[TrialRecord],
         used_s: float = 0.0,
+        elapsed_s: float = 0.0,
     ) -> None:
         hours = spec.budget.hours
         self._console = console
@@ -43,7 +45,7 @@ class Progress:
             spec.name,
             spec.budget.trials,
             self._board,
-            time.monotonic(),
+            time.monotonic() - elapsed_s,
             None if hours is None else max(0.0, hours * _SECONDS_AN_HOUR - used_s),
         )
         self._lock = threading.Lock()  # the display draws in a thread of its own
@@ -76,6 +78,18 @@ class Progress:
         with self._lock:
             self._view.changed()
             self._board.take(record)
+
+    def take(self, records: Sequence[TrialRecord]) -> None:
+        """Take all trials as they were read again."""
+        with self._lock:
+            for record in records:
+                self._board.take(record)
+            self._view.changed()  # their speed is measured from the first reading on
+
+    def line(self) -> str:
+        """All of it in one line, for where there is no terminal."""
+        with self._lock:
+            return self._view.line()
 
     def _draw(self) -> RenderableType:
         return self
