@@ -106,6 +106,8 @@ def _untitled(tree: Any) -> Any:
     """Without the titles that only repeat keys, and each description in one line."""
     if isinstance(tree, list):
         return [_untitled(item) for item in tree]
+    if isinstance(tree, float) and tree.is_integer():
+        return int(tree)  # typing keeps whichever of Ge(0) and Ge(0.0) it met first
     if not isinstance(tree, dict):
         return tree
     kept = {k: _untitled(v) for k, v in tree.items() if k != "title" or not isinstance(v, str)}
