@@ -14,16 +14,19 @@ from search.cli_convert import convert_command
 from search.cli_data import data_command
 from search.cli_evaluate import evaluate_command
 from search.cli_jobs import jobs_command, submit_command
+from search.cli_new import new_command
 from search.cli_plan import plan_command
 from search.cli_promote import promote_command
+from search.cli_schema import schema_command
 from search.cli_search import (
     best_command,
     report_command,
     resume_command,
     search_command,
-    status_command,
 )
 from search.cli_simulate import simulate_command
+from search.cli_status import status_command
+from search.cli_stop import stop_command
 from search.cli_sync import sync_command
 from search.cli_train import train_command, ui_command
 from search.tracking_uri import redact
@@ -36,6 +39,19 @@ class RedactingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line as it may be shown."""
         return redact(super().format(record))
+
+
+class ErrorHandler(logging.StreamHandler[Any]):
+    """Writes to what standard error is at the time: a live display keeps lines above itself."""
+
+    @property
+    def stream(self) -> Any:
+        """Standard error."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        """It cannot be another one."""
 
 
 class SpiketuneGroup(click.Group):
@@ -66,17 +82,20 @@ class SpiketuneGroup(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Show what is logged, not only warnings.")
 def main(verbose: bool) -> None:  # noqa: FBT001  # click passes flags by keyword
     """Find the spiking transformer you should train."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = ErrorHandler()
     handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 
 
 for _command in (
+    new_command,
     check_command,
+    schema_command,
     plan_command,
     search_command,
     resume_command,
     status_command,
+    stop_command,
     best_command,
     report_command,
     compare_command,

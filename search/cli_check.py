@@ -57,6 +57,7 @@ def render(summary: dict[str, Any], console: Console) -> None:
             _line(console, f"{kind} constraint", text)
     _line(console, "", "\nWhat varies", style="bold")
     console.print(_parameters(summary["parameters"], console))
+    _rejections(console, summary["rejections"])
     _line(console, "", "\nExamples", style="bold")
     console.print(_examples(summary["examples"], console))
     _line(console, "", "\nPredicted memory of a trial, for packing", style="bold")
@@ -90,6 +91,18 @@ def _memory(found: dict[str, Any]) -> list[tuple[str, str]]:
 def _line(console: Console, label: str, text: str, style: str = "") -> None:
     parts = [(f"{label}: ", "cyan")] if label else []
     console.print(Text.assemble(*parts, (text, style)))
+
+
+def _rejections(console: Console, found: dict[str, Any]) -> None:
+    """What each rule leaves out, with one such combination; nothing where none does."""
+    if found["rules"]:
+        _line(console, "", "\nWhat the rules leave out", style="bold")
+    for entry in found["rules"]:
+        share = f"{100 * entry['share']:.3g} % of the combinations"
+        counted = f"{entry['rejected']:,} of {found['checked']:,}, {share}"
+        _line(console, entry["rule"], counted if found["is_exact"] else f"about {share}")
+        example = ", ".join(f"{key}={_value(value)}" for key, value in entry["example"].items())
+        _line(console, "", f"  such as {example}: {entry['why']}")
 
 
 def _table(console: Console) -> Table:

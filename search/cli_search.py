@@ -1,15 +1,16 @@
-"""`spiketune search|resume|status|best|report`."""
+"""`spiketune search|resume|best|report`."""
 
 import json
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
+from search.against import against_recipe
 from search.cli_options import (
     address_option,
     format_option,
@@ -19,15 +20,15 @@ from search.cli_options import (
     set_option,
 )
 from search.first import with_warm_points
-from search.folder import SearchFolder, all_searches
+from search.folder import SearchFolder
 from search.insight import insight
 from search.progress import Progress
 from search.recorded import check_same, open_ledger
 from search.records import TrialRecord
 from search.results import best, pareto, rows, stopping_check
 from search.study import Ledger
-from search.tables import print_insight, print_results, print_savings
-from search.wording import STATE_STYLES, duration, metric_text
+from search.tables import print_against, print_insight, print_results, print_savings
+from search.wording import duration
 from spaces.loader import load_search_space
 from spaces.schema import SearchSpec
 from trainables.errors import SpiketuneError
@@ -103,7 +104,8 @@ def _resume(
 ) -> None:
     from search.runner import resume_search
 
-    with Progress(console, spec, ledger.records) as progress:
+    used_s = ledger.used_s(time.time())
+    with Progress(console, spec, ledger.records, used_s) as progress:
         outcome = resume_search(folder, address, progress, force=force, opened=(spec, ledger))
     _finish(console, spec, folder, outcome)
 
@@ -114,40 +116,18 @@ def _resume(
 @format_option
 @runs_option
 def best_command(name: str, top: int, output: str, runs: Path) -> None:
-    """Print leaderboard, Pareto set, what mattered and what to search next of the search NAME."""
+    """Print what the search NAME found best, what that gained, and what to search next.
+
+    Leaderboard, Pareto set, its difference to the recipe, and which parameters mattered.
+    """
     spec, _, records = open_recorded(runs, name)
     if output == "json":
         click.echo(json.dumps(best_tree(spec, name, records), indent=2))
         return
     console = make_console()
     print_results(console, spec, records, top)
+    print_against(console, spec, against_recipe(spec, records))
     print_insight(console, insight(spec, records))
-
-
-@click.command("status")
-@click.argument("name", required=False)
-@format_option
-@runs_option
-def status_command(name: str | None, output: str, runs: Path) -> None:
-    """Say how far a search (or every search) has come."""
-    names = [name] if name else [folder.name for folder in all_searches(runs)]
-    trees = [_status_tree(runs, known) for known in names]
-    if output == "json":
-        click.echo(json.dumps(trees[0] if name else trees, indent=2))
-        return
-    console = make_console()
-    if not trees:
-        console.print(f"No searches in {runs}.")
-        return
-    table = Table(box=None, pad_edge=False)
-    for column in ("search", "trials", *STATE_STYLES, "best", "driver"):
-        table.add_column(column, no_wrap=True)
-    for tree in trees:
-        counts = [str(count) for count in tree["states"].values()]
-        shown = metric_text(*tree["best"]) if tree["best"] else "-"
-        done = f"{tree['trials']}/{tree['budget']}"
-        table.add_row(tree["name"], done, *counts, shown, tree["driver"] or "-")
-    console.print(table)
 
 
 @click.command("report")
@@ -179,13 +159,14 @@ def report_command(name: str, output: str, runs: Path) -> None:
 def best_tree(spec: SearchSpec, name: str, records: list[TrialRecord]) -> dict[str, Any]:
     """What `best --format json` prints: best trial, Pareto set, all rows, insight; full precision.
 
-    `insight` is None with too few trials.
+    `insight` is None with too few trials, `against_recipe` without a Pareto set.
     """
     table = rows(records, spec.objectives)
     by_number = {row["number"]: row for row in table}
     top = best(records, spec.objectives)
     check = stopping_check(records, spec.stopping_metric, spec.stopping_mode)
     found = insight(spec, records)
+    against = against_recipe(spec, records)
     return {
         "search": name,
         "objectives": [{"metric": o.metric, "mode": o.mode} for o in spec.objectives],
@@ -194,26 +175,7 @@ def best_tree(spec: SearchSpec, name: str, records: list[TrialRecord]) -> dict[s
         "stopping_check": None if check is None else asdict(check),
         "trials": table,
         "insight": found.tree() if found else None,
-    }
-
-
-def _status_tree(runs: Path, name: str) -> dict[str, Any]:
-    folder = SearchFolder(runs, name)
-    spec, ledger = open_ledger(folder)
-    records, holder = ledger.records, ledger.holder
-    ledger.close()
-    top = best(records, spec.objectives)
-    first = spec.objectives[0].metric
-    return {
-        "name": folder.name,
-        "trials": len(records),
-        "budget": spec.budget.trials,
-        "epochs": sum(len(record.epochs) for record in records),
-        "states": {
-            state: sum(record.state == state for record in records) for state in STATE_STYLES
-        },
-        "best": [first, top.last[first]] if top else None,
-        "driver": None if holder is None or holder.alive is False else str(holder),
+        "against_recipe": against.tree() if against else None,
     }
 
 

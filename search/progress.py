@@ -1,38 +1,60 @@
 """The live display of a running search: silent where the output is no terminal."""
 
+import sys
+import threading
 import time
-from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
+from search.board import Board
+from search.live import LiveView
 from search.records import TrialRecord
-from search.results import best, pareto
-from search.wording import STATE_STYLES, describe_params, duration, metric_text
 from spaces.schema import SearchSpec
 
-SHOWN_ENDED = 5
+REFRESHES_PER_S = 2
+_SECONDS_AN_HOUR = 3600.0
 
 
 class Progress:
-    """Draws trials, epochs, best so far and time left from what the director reports."""
+    """Draws trials, epochs, best so far and time left from what the director reports.
 
-    def __init__(self, console: Console, spec: SearchSpec, known: list[TrialRecord]) -> None:
-        """Start from the trials the ledger knows already."""
+    Args:
+        console: where to.
+        spec: the search.
+        known: the trials the ledger knows already.
+        used_s: seconds that earlier drivers have spent.
+        elapsed_s: seconds for which this one has run.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        spec: SearchSpec,
+        known: Sequence[TrialRecord],
+        used_s: float = 0.0,
+        elapsed_s: float = 0.0,
+    ) -> None:
+        hours = spec.budget.hours
         self._console = console
-        self._spec = spec
-        self._full_epochs = spec.base_config.train.total_epochs
-        self._records = {record.number: record for record in known}
-        self._ended: deque[int] = deque(maxlen=SHOWN_ENDED)
-        self._started_s = time.monotonic()
-        self._done_before = sum(record.has_ended for record in known)
+        self._board = Board(spec.objectives, spec.base_config.train.total_epochs, known)
+        self._view = LiveView(
+            spec.name,
+            spec.budget.trials,
+            self._board,
+            time.monotonic() - elapsed_s,
+            None if hours is None else max(0.0, hours * _SECONDS_AN_HOUR - used_s),
+        )
+        self._lock = threading.Lock()  # the display draws in a thread of its own
         self._live = Live(
-            console=console, get_renderable=self._draw, refresh_per_second=4, transient=True
+            console=console,
+            get_renderable=self._draw,
+            refresh_per_second=REFRESHES_PER_S,
+            transient=True,
+            redirect_stderr=sys.stderr.isatty(),  # else it goes where the user has sent it
         )
 
     def __enter__(self) -> Self:
@@ -53,59 +75,27 @@ class Progress:
 
     def trial_changed(self, record: TrialRecord) -> None:
         """Take a trial's new state."""
-        self._records[record.number] = record
-        if record.has_ended:
-            self._ended.append(record.number)
+        with self._lock:
+            self._view.changed()
+            self._board.take(record)
+
+    def take(self, records: Sequence[TrialRecord]) -> None:
+        """Take all trials as they were read again."""
+        with self._lock:
+            for record in records:
+                self._board.take(record)
+            self._view.changed()  # their speed is measured from the first reading on
+
+    def line(self) -> str:
+        """All of it in one line, for where there is no terminal."""
+        with self._lock:
+            return self._view.line()
 
     def _draw(self) -> RenderableType:
-        records = [self._records[number] for number in sorted(self._records)]
-        done = sum(record.has_ended for record in records)
-        num_paused = sum(record.state == "paused" for record in records)
-        total = self._spec.budget.trials
-        head = Table.grid(padding=(0, 1))
-        left = self._left_s(done, total)
-        head.add_row(
-            Text(self._spec.name, style="bold"),
-            ProgressBar(total=total, completed=done + num_paused, width=24),
-            f"{done}/{total} trials" + (f", {num_paused} paused" if num_paused else ""),
-            f"{sum(len(r.epochs) for r in records)} epochs",
-            f"{duration(time.monotonic() - self._started_s)} elapsed",
-            f"~{duration(left)} left" if left is not None else "",
-        )
-        if not records:
-            waiting = Text("checking the data, starting Ray and MLflow …", style="dim")
-            return Group(head, waiting)
-        return Group(head, self._best_line(records), self._trials(records))
+        return self
 
-    def _left_s(self, done: int, total: int) -> float | None:
-        finished_here = done - self._done_before
-        if finished_here < 1:
-            return None
-        return (time.monotonic() - self._started_s) / finished_here * (total - done)
-
-    def _best_line(self, records: list[TrialRecord]) -> Text:
-        objectives = self._spec.objectives
-        top = best(records, objectives)
-        if top is None:
-            return Text("no trial has ended yet", style="dim")
-        shown = "  ".join(metric_text(o.metric, top.last[o.metric]) for o in objectives)
-        front = len(pareto(records, objectives))
-        return Text(f"best {top.name}  {shown}  ({front} on the Pareto front)", style="green")
-
-    def _trials(self, records: list[TrialRecord]) -> Table:
-        table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
-        for column in ("trial", "state", "epoch", self._spec.objectives[0].metric, "parameters"):
-            table.add_column(column, no_wrap=True, overflow="ellipsis")
-        running = [record for record in records if record.state == "running"]
-        ended = [self._records[number] for number in reversed(self._ended)]
-        for record in [*running, *ended]:
-            metric = self._spec.objectives[0].metric
-            value = record.last.get(metric)
-            table.add_row(
-                record.name,
-                Text(record.state, style=STATE_STYLES[record.state]),
-                f"{len(record.epochs)}/{self._full_epochs}",
-                "" if value is None else metric_text(metric, value, named=False),
-                describe_params(record.params),
-            )
-        return table
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw what is known now."""
+        with self._lock:
+            lines = list(self._view.__rich_console__(console, options))
+        yield from lines

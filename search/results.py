@@ -32,6 +32,12 @@ def values(record: TrialRecord, objectives: Sequence[ObjectiveLike]) -> tuple[fl
     return found if all(math.isfinite(value) for value in found) else None
 
 
+def badness(record: TrialRecord, objectives: Sequence[ObjectiveLike]) -> tuple[float, ...] | None:
+    """The same so that smaller is better, as trials are ranked by."""
+    found = values(record, objectives)
+    return None if found is None else _losses(found, [objective.mode for objective in objectives])
+
+
 def rank(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> list[TrialRecord]:
     """Trials that count, best first: by the first objective, then the next ones, then number."""
     return [record for _, record in _by_loss(records, objectives)]
@@ -50,7 +56,7 @@ def pareto(
     front: list[tuple[tuple[float, ...], TrialRecord]] = []
     # In this order only an earlier trial can beat a later one, so the front is enough to ask.
     for loss, record in _by_loss(records, objectives):
-        if not any(_beats(other, loss) for other, _ in front):
+        if not any(dominates(other, loss) for other, _ in front):
             front.append((loss, record))
     return [record for _, record in front]
 
@@ -65,9 +71,9 @@ def beats(
         return None
     loss = _losses(value, modes)
     others = [(_losses(values(m, objectives) or (), modes), m) for m in front]
-    if any(_beats(other, loss) for other, _ in others):
+    if any(dominates(other, loss) for other, _ in others):
         return None
-    return [member for other, member in others if _beats(loss, other)]
+    return [member for other, member in others if dominates(loss, other)]
 
 
 def hypervolume(
@@ -186,7 +192,8 @@ def _losses(point: Sequence[float], modes: Sequence[Mode]) -> tuple[float, ...]:
     )
 
 
-def _beats(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+def dominates(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    """Whether one badness is nowhere worse than another, and not the same."""
     return first != second and all(map(operator.le, first, second))
 
 

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from search.against import Against, Member
 from search.effects import Importance, doubt
 from search.insight import Insight
 from search.records import TrialRecord
@@ -47,6 +48,51 @@ def print_savings(console: Console, spec: SearchSpec, records: Sequence[TrialRec
     checked = check_text(records, spec.stopping_metric, spec.stopping_mode)
     if checked:
         console.print(checked)
+
+
+def print_against(console: Console, spec: SearchSpec, found: Against | None) -> None:
+    """Each member of the Pareto set against the recipe; nothing without any."""
+    if found is None:
+        return
+    console.print("\nAgainst the recipe", style="bold")
+    if found.trial is None:
+        told = f"the recipe {found.recipe}, which no trial has trained, in what needs no training"
+    else:
+        full = spec.base_config.train.total_epochs
+        told = f"trial {found.trial.name}, the network and rates of the recipe {found.recipe}"
+        told += f" ({len(found.trial.epochs)} of {full} epochs)"
+    console.print(Text(f"Compared with {told}."))
+    points, ratios = (
+        list(dict.fromkeys(name for member in found.members for name in getattr(member, which)))
+        for which in ("points", "ratios")
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("trial", no_wrap=True)
+    for column in (*points, *ratios, "params", "MACs"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("what differs", overflow="fold")
+    for member in found.members:
+        table.add_row(
+            member.record.name,
+            *(
+                f"{member.points[name]:+.2f} points" if name in member.points else "-"
+                for name in points
+            ),
+            *(f"×{member.ratios[name]:.3g}" if name in member.ratios else "-" for name in ratios),
+            f"×{member.params_ratio:.3g}",
+            f"×{member.macs_ratio:.3g}",
+            Text(_differences(member)),
+        )
+    console.print(table)
+
+
+def _differences(member: Member) -> str:
+    told = [
+        f"{found.key.rpartition('.')[2]} {printable(found.value)} instead of "
+        f"{printable(found.reference)}"
+        for found in member.differences
+    ]
+    return ", ".join(told) or "nothing"
 
 
 def print_insight(console: Console, found: Insight | None) -> None:

@@ -56,14 +56,19 @@ def searchable_keys() -> tuple[str, ...]:
     return tuple(key for key in trial_keys() if key not in FIXED_KEYS)
 
 
-@lru_cache(maxsize=256)
-def _adapter(key: str) -> TypeAdapter[Any]:
+def field_type(key: str) -> Any:
+    """The annotation of a field, with what it says of the value's range."""
     section, _, name = key.partition(".")
     info = sections()[section].model_fields[name]
     annotation: Any = info.annotation
     for extra in info.metadata:
         annotation = Annotated[annotation, extra]
-    return TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
+    return annotation
+
+
+@lru_cache(maxsize=256)
+def _adapter(key: str) -> TypeAdapter[Any]:
+    return TypeAdapter(field_type(key), config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
 @lru_cache(maxsize=256)

@@ -81,6 +81,8 @@ def _keys_read(cost: Callable[[Mapping[str, Any]], int]) -> frozenset[str]:
 
 DERIVED_KEYS = {"params_m": _keys_read(parameter_count), "macs_g": _keys_read(total_macs)}
 
+SECTION = "rules of"  # a whole section of the configuration
+
 # Which fields the network's rules tie together: each group is checked as soon as its keys are
 # known, the others standing at values that break no rule.
 _MODEL_GROUPS = (
@@ -122,7 +124,7 @@ def _section_rule(section: str) -> Rule:
         return ""
 
     return Rule(
-        text=f"rules of {section}",
+        text=f"{SECTION} {section}",
         keys=frozenset(key for _, key in keys),
         holds=lambda point: not why(point),
         why=why,

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from spaces.rejections import rejections
 from spaces.schema import SearchSpec
 from spaces.space import MAX_LISTED_POINTS
 from trainables.cost import parameter_count, total_macs, training_images
@@ -20,8 +21,8 @@ def summarize(spec: SearchSpec) -> dict[str, Any]:
     """Describe a search as a plain JSON-able tree with stable keys.
 
     Returns:
-        `parameters`, `size`, `constraints`, `objectives`, `budget`, `examples`, `notes` and
-        `resolved`; a continuous space's counts and an unknown cost are None.
+        `parameters`, `size`, `rejections`, `constraints`, `objectives`, `budget`, `examples`,
+        `notes` and `resolved`; a continuous space's counts and an unknown cost are None.
     """
     size = _size(spec)
     measured = load(max(1, int(spec.resources.cpus)))
@@ -39,6 +40,7 @@ def summarize(spec: SearchSpec) -> dict[str, Any]:
             for key, domain in spec.search_space.domains.items()
         ],
         "size": size,
+        "rejections": rejections(spec.search_space, spec.sampler.seed),
         "constraints": {
             "hard": list(spec.input_constraints),
             "outcome": [constraint.text for constraint in spec.outcome_constraints],

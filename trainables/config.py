@@ -61,6 +61,12 @@ class StrictModel(BaseModel):
 class ModelConfig(StrictModel):
     """Architecture of one STAtten-SDT network, or of a Spikformer with the same attention.
 
+    `timesteps` is how often each layer fires for a sample. `depth` is the number of blocks, `width`
+    their channels, which `heads` share, `mlp_ratio` the hidden channels of their MLPs, in widths.
+    `attention` is of space and time in blocks of `block_size` timesteps (statten), linear in space
+    (sdt), or softmax-free in space (ssa). `pooling` says for each of four stages of the embedding
+    whether it halves the image. `drop_path` is the rate at which residual branches are skipped.
+
     Source: Lee et al., CVPR 2025 (arXiv 2409.19764); Yao et al., NeurIPS 2023 (arXiv 2307.01694);
     Zhou et al., ICLR 2023 (arXiv 2209.15425).
     """

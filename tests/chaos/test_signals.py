@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from fake_search import END_S, FakeSearch, assert_nothing_lost, assert_whole, with_store
 from mlflow import MlflowClient
+
+from search.cli import main
 
 START_S = 8.0  # connecting, opening, first workers
 
@@ -60,6 +63,23 @@ def interrupt_and_resume(
 def test_a_signal_closes_every_run(tmp_path: Path, cluster: str, empty_store: Path) -> None:
     search = with_store(FakeSearch(tmp_path, cluster), empty_store)
     interrupt_and_resume(search, seed=5, twice=False, early=[False])
+
+
+def test_stop_ends_a_search_as_a_signal_does(
+    tmp_path: Path, cluster: str, empty_store: Path
+) -> None:
+    search = with_store(FakeSearch(tmp_path, cluster), empty_store)
+    with search.driver() as driver:
+        search.wait_for_notes(driver, 3)
+        runs = ["--runs", str(search.runs)]
+        done = CliRunner().invoke(main, ["stop", search.name, "--timeout", str(END_S), *runs])
+        assert done.exit_code == 0, done.output
+        assert "chaos has stopped, " in done.output
+        assert driver.wait(END_S), search.log
+        assert driver.returncode == 128 + signal.SIGINT, search.log
+    assert_closed(search)
+    search.run()
+    assert_whole(search)
 
 
 @pytest.mark.slow

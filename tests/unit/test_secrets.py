@@ -103,6 +103,7 @@ def test_five_hundred_hostile_names_write_nothing_outside(tmp_path: Path) -> Non
     commands = (
         ["status"], ["best"], ["report"], ["resume"], ["sync"], ["promote"],
         ["compare", "made"],
+        ["stop"], ["new", "--dataset", "digits", "--name"],
         ["train", "--from"],
         ["search", file, "--name"], ["submit", file, "--address", "http://127.0.0.1:1", "--name"],
     )  # fmt: skip
@@ -112,10 +113,11 @@ def test_five_hundred_hostile_names_write_nothing_outside(tmp_path: Path) -> Non
         if command[0] == "search" and _allowed(name):
             command = ["search", file, "--dry-run", "--name"]
         end = [name] if command[-1].startswith("--") else ["--", name]
-        # What is submitted has its runs on the cluster.
-        option = [] if command[0] == "submit" else ["--runs", str(runs)]
+        # What is submitted has its runs on the cluster; a new file has none yet.
+        option = [] if command[0] in ("submit", "new") else ["--runs", str(runs)]
         done = runner.invoke(main, [*command[:1], *option, *command[1:], *end])
-        refused = done.exit_code in (1, 2) or "--dry-run" in command or name == ""
+        printed = command[0] == "new" and _allowed(name)
+        refused = done.exit_code in (1, 2) or "--dry-run" in command or name == "" or printed
         assert refused, (command, name, done.output)
         assert "Traceback" not in done.output
         assert done.exception is None or isinstance(done.exception, SystemExit), (command, name)
@@ -134,6 +136,7 @@ def test_every_command_that_takes_a_name_is_in_that_test() -> None:
     known = {
         "status", "best", "report", "resume", "sync", "promote", "train", "search", "submit",
         "compare",
+        "stop", "new",
     }  # fmt: skip
     named = {
         name

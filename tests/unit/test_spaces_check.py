@@ -102,6 +102,7 @@ def test_json_is_stable_and_complete() -> None:
         "objectives",
         "parameters",
         "size",
+        "rejections",
         "constraints",
         "budget",
         "examples",
