@@ -254,7 +254,7 @@ class Lease:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since_s if holder else 0))
         return LeaseHeldError(
             f"one driver at a time may run a search, but {self._name!r} is run by {holder} since "
-            f"{since}; wait for it or end it (`kill {holder.pid if holder else 0}` there)"
+            f"{since}; wait for it, or end it there with `spiketune stop {self._name}`"
         )
 
 

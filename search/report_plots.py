@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from search.records import TrialRecord, TrialState
 from search.results import ObjectiveLike, pareto, rank, values
+from search.wording import MICRO
 
 # Stand-ins that become CSS variables, so that one drawing is legible on light and dark pages.
 COLOURS = {
@@ -80,7 +81,9 @@ def number(metric: str, value: float, digits: int = 3) -> str:
 
 
 def quantity(metric: str, value: float) -> str:
-    """A value with its unit."""
+    """A value with its unit; energies as small as digits' in µJ."""
+    if metric == "energy_mj" and abs(value) < MICRO:
+        return f"{number(metric, 1e3 * value)}\u202fµJ"
     unit = _UNITS.get(metric, ("", ""))[1]
     return f"{number(metric, value)}\u202f{unit}" if unit else number(metric, value)
 

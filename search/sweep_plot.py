@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from search.wording import MICRO
+
 if TYPE_CHECKING:
     from trainables.sweep import TimestepScore
 
 _INK, _QUIET, _GRID = "#1f2328", "#59636e", "#d9dee3"
 _ACCURACY, _ENERGY = "#0b62c4", "#b3541e"
-_MICRO = 1e-2  # below this many mJ, µJ read better
 _MAX_LABELS = 9
 _STYLE: Any = {
     "font.size": 10,
@@ -48,7 +49,7 @@ def draw_sweep(path: Path, scores: Sequence["TimestepScore"], name: str, split: 
     Raises:
         OSError: the file cannot be written.
     """
-    unit, factor = ("µJ", 1e3) if scores[-1].evaluation.energy.energy_mj < _MICRO else ("mJ", 1.0)
+    unit, factor = ("µJ", 1e3) if scores[-1].evaluation.energy.energy_mj < MICRO else ("mJ", 1.0)
     part = {"val": "Validation", "test": "Test"}[split]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8.4, 3.6), layout="constrained")

@@ -14,7 +14,7 @@ STATE_STYLES = {
     "stopped": "yellow",
     "failed": "red",
 }
-_MICRO = 1e-2  # below this many mJ, µJ read better
+MICRO = 1e-2  # below this many mJ, µJ read better
 
 
 def metric_text(name: str, value: float, *, named: bool = True) -> str:
@@ -23,7 +23,7 @@ def metric_text(name: str, value: float, *, named: bool = True) -> str:
         text = f"{value:.2f} %"
     elif name == "energy_mj":
         name = "energy"
-        text = f"{value * 1e3:.3g} µJ" if value < _MICRO else f"{value:.3g} mJ"
+        text = f"{value * 1e3:.3g} µJ" if value < MICRO else f"{value:.3g} mJ"
     elif name == "firing_rate":
         text = f"{value:.3f}"
     else:
