@@ -17,8 +17,9 @@ demo: $(STAMP)  ## Search on scikit-learn's digits, ending with leaderboard and 
 	$(BIN)/spiketune status
 
 test: export OMP_NUM_THREADS ?= 1
+# Three processes on two cores: a third of the time tests wait for Ray, servers and browsers.
 test: lint  ## Lint, types and every fast test; the longest files first
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile \
+	$(BIN)/python -m pytest -m 'not slow' -n 3 --dist loadfile \
 	  --timeout 900 --session-timeout 4200 \
 	  tests/integration tests/chaos tests/contract tests/unit
 

@@ -22,6 +22,8 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium he
 
 TRIALS, COMPARED = 12, 10
 PLOT = "document.querySelector('.js-plotly-plot')"
+SEARCH_BOX = '[data-testid="search-box"]'
+CLEAR = component("runssearchautocomplete.tsx_212")
 NAMES = (
     "[...document.querySelectorAll('.ag-pinned-left-cols-container [role=row]')]"
     ".sort((a, b) => a.getAttribute('row-index') - b.getAttribute('row-index'))"
@@ -110,6 +112,47 @@ def test_children_are_nested_and_sort_by_accuracy(
             await page.until(f"{best}.includes({NAMES}.find(n => n !== 'pages'))")
             found = [name for name in await page.value(NAMES) if name != "pages"]
             assert [top1[name] for name in found] == wanted
+
+    seen(tmp_path, mlflow_server.uri, look)
+
+
+def test_runs_are_filtered_by_accuracy_energy_and_a_parameter(
+    mlflow_server: MlflowServer,
+    records: list[TrialRecord],
+    runs: dict[str, Run],
+    tmp_path: Path,
+) -> None:
+    parent = runs["pages"]
+    top1, energy = (
+        sorted(record.last[name] for record in records)[TRIALS // 2]
+        for name in ("val_top1", "energy_mj")
+    )
+    width = str(max(record.params["model.width"] for record in records))
+    queries = {
+        f"metrics.val_top1 >= {top1!r}": [r for r in records if r.last["val_top1"] >= top1],
+        f"metrics.energy_mj < {energy!r}": [r for r in records if r.last["energy_mj"] < energy],
+        f"params.`model.width` = '{width}'": [
+            r for r in records if str(r.params["model.width"]) == width
+        ],
+    }
+
+    async def look(page: Page) -> None:
+        uri = f"{mlflow_server.uri}/#/experiments/{parent.info.experiment_id}/runs"
+        await open_page(page, uri)
+        await click(page, component("runnamecellrenderer.tsx_46"))
+        await page.until(f"{NAMES}.length === {TRIALS + 1}")
+        for query, found in queries.items():
+            assert 0 < len(found) < TRIALS
+            if await page.value(f"!!document.querySelector('{CLEAR}')"):
+                await click(page, CLEAR)
+                await page.until("location.hash.includes('searchFilter=&')")
+            await click(page, SEARCH_BOX)
+            await page.write(query)
+            await page.until(f"!!document.querySelector('{CLEAR}')")  # it has taken the text
+            while "searchFilter=&" in await page.value("location.hash"):
+                await page.press("Enter", 13, "\r")  # the first may only close the suggestions
+            wanted = [*sorted(record.name for record in found), "pages"]  # with what they are of
+            await page.until(f"{NAMES}.sort().join() === '{','.join(wanted)}'")
 
     seen(tmp_path, mlflow_server.uri, look)
 
