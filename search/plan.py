@@ -20,7 +20,7 @@ from search.simulate import Conditions, Params, simulate
 from search.stopping import Decision, promotion
 from spaces.schema import Objective, SearchSpec
 from trainables.config import TrialConfig
-from trainables.cost import training_images
+from trainables.cost import images_here
 from trainables.prediction import Calibration, predict_epoch_s
 
 # Evaluation of a sample takes this share of a training step's time for one: the forward pass.
@@ -137,7 +137,7 @@ def make_plan(spec: SearchSpec, workers: int, pace: Pace, calibration: Calibrati
 
 def epoch_s(config: TrialConfig, calibration: Calibration | None) -> float:
     """Predicted seconds of an epoch, its evaluation and report included."""
-    images = training_images(config.data)
+    images = images_here(config.data)
     trained_s = predict_epoch_s(config, images, calibration)
     held = config.data.val_frac / (1.0 - config.data.val_frac)
     return trained_s * (1.0 + EVALUATION * held) + EPOCH_S

@@ -1,14 +1,17 @@
 """A commented search space to start from, for each data set."""
 
+import itertools
 import json
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from spaces.json_schema import SCHEMA_PATH
 from spaces.reading import recipe, recipe_names
 from trainables.config import ATTENTION_OF, TrialConfig
 from trainables.cost import total_macs
-from trainables.data_cards import CARDS
+from trainables.data_cards import CARDS, PICTURE_SUFFIXES, count_pictures
 from trainables.errors import InputError
 
 FOLDER = "folder"  # one's own images, read as ImageNet's are
@@ -18,7 +21,27 @@ _USUAL_RECIPE = {_IMAGES: "imagenet_8_512"}
 _LONG_EPOCHS = 30  # of a recipe: shorter ones need not be cut for a search
 _COMMENT_COLUMN = 40
 
+_MOST_LOOKED_AT = 200  # images, for the side of most
+# Sides that images are trained at, with how often the embedding halves them: 8 to 16 tokens a side.
+_POOLING = {32: "0011", 64: "0011", 128: "0111", 224: "1111"}
+# Depth, width and batch size for training sets below so many images.
+_SMALLER = ((20_000, (2, 128, 32)), (200_000, (4, 256, 48)))
+
 Line = tuple[str, str]  # of YAML, and what it means
+
+
+class Pictures(NamedTuple):
+    """What lies in a folder of images.
+
+    Attributes:
+        classes: folders below `train`.
+        images: for training.
+        side: the shorter one of most images, in pixels; None where none could be read.
+    """
+
+    classes: int
+    images: int
+    side: int | None
 
 
 def starter(dataset: str, name: str = "", root: Path | None = None) -> str:
@@ -32,17 +55,20 @@ def starter(dataset: str, name: str = "", root: Path | None = None) -> str:
     Raises:
         InputError: images are to be searched, but `root` has no two classes of them.
     """
-    classes = _classes(root) if dataset == FOLDER else 0
     known = _IMAGES if dataset == FOLDER else dataset
-    config = recipe(_recipe_of(known))
-    title = f"images in {classes} folders" if classes else CARDS[known].title
+    config, title = recipe(_recipe_of(known)), CARDS[known].title
+    own: dict[str, Line] = {}
+    if dataset == FOLDER:
+        pictures = _pictures(root)
+        title = f"{pictures.images:,} images of {pictures.classes} classes"
+        config, own = _fitted(config, pictures)
     lines: list[Line] = [
         (f"# yaml-language-server: $schema={SCHEMA_PATH}", ""),
         (f"# A search space for {title}.", ""),
         ("# `spiketune check` says what it means, `spiketune search` runs it.", ""),
         (f"name: {json.dumps(name or dataset)}", "the search's, and of its folder below runs/"),
         (f"recipe: {_recipe_of(known)}", "the value of everything that is not said here"),
-        *_fixed(config, classes, root),
+        *_fixed(config, own, root),
         ("", ""),
         ("objectives:", "one to three; two or more give a Pareto front"),
         ("  - {metric: val_top1, mode: max}", "accuracy on the validation split, %"),
@@ -58,11 +84,11 @@ def _recipe_of(dataset: str) -> str:
     return usual if usual in recipe_names() else dataset
 
 
-def _classes(root: Path | None) -> int:
-    """How many classes of images a folder has.
+def _pictures(root: Path | None) -> Pictures:
+    """What a folder of images holds.
 
     Raises:
-        InputError: it has not two.
+        InputError: it has not two classes.
     """
     where = "DIR" if root is None else str(root)
     found = [] if root is None else [path for path in root.glob("train/*") if path.is_dir()]
@@ -72,10 +98,58 @@ def _classes(root: Path | None) -> int:
             f"DIR/train/CLASS/ and DIR/val/CLASS/, but {where}/train has {len(found)} classes"
             + ("" if root is None or (root / "val").is_dir() else f" and {where}/val is missing")
         )
-    return len(found)
+    return Pictures(len(found), count_pictures(root / "train"), _side(found))
 
 
-def _fixed(config: TrialConfig, classes: int, root: Path | None) -> list[Line]:
+def _side(folders: Sequence[Path]) -> int | None:
+    from PIL import Image
+
+    sides = []
+    each = max(1, _MOST_LOOKED_AT // len(folders))
+    for folder in folders[:_MOST_LOOKED_AT]:
+        files = (path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+        for path in itertools.islice(files, each):
+            try:
+                with Image.open(path) as image:
+                    sides.append(min(image.size))
+            except OSError:
+                continue  # preparing the data names those that cannot be read
+    return round(statistics.median(sides)) if sides else None
+
+
+def _fitted(config: TrialConfig, pictures: Pictures) -> tuple[TrialConfig, dict[str, Line]]:
+    """The recipe for so many images of that size, and the lines that say what was changed."""
+    model: dict[str, object] = {"num_classes": pictures.classes}
+    train: dict[str, object] = {}
+    told = {"model.num_classes": "one for each folder below train/"}
+    if pictures.side is not None:
+        side = next((side for side in _POOLING if side >= pictures.side), max(_POOLING))
+        model |= {"image_size": side, "pooling": _POOLING[side]}
+        told |= {
+            "model.image_size": f"most images are {pictures.side} pixels high or wide",
+            "model.pooling": "1: this part of the embedding halves height and width",
+        }
+    for most, (depth, width, batch) in _SMALLER:
+        if 0 < pictures.images < most:
+            model |= {"depth": depth, "width": width}
+            train |= {"batch_size": batch, "precision": "float32"}
+            told |= {
+                "train.batch_size": f"for {pictures.images:,} images",
+                "train.precision": "bf16 or fp16 need less memory on a GPU",
+            }
+            break
+    changed = {f"model.{key}": value for key, value in model.items()}
+    changed |= {f"train.{key}": value for key, value in train.items()}
+    fitted = config.model_copy(
+        update={
+            "model": config.model.model_copy(update=model),
+            "train": config.train.model_copy(update=train),
+        }
+    )
+    return fitted, {key: (f"{key}: {json.dumps(changed[key])}", told[key]) for key in told}
+
+
+def _fixed(config: TrialConfig, own: Mapping[str, Line], root: Path | None) -> list[Line]:
     train = config.train
     lines: list[Line] = []
     if train.epochs > _LONG_EPOCHS:
@@ -86,8 +160,7 @@ def _fixed(config: TrialConfig, classes: int, root: Path | None) -> list[Line]:
         ]
     else:
         lines.append((f"train.epochs: {train.epochs}", "as in the recipe"))
-    if classes:
-        lines.append((f"model.num_classes: {classes}", "one for each folder below train/"))
+    lines += own.values()
     if root is not None:
         shown = json.dumps(str(root.absolute()), ensure_ascii=False)
         lines.append((f"data.root: {shown}", "where the data lie"))

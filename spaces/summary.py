@@ -8,7 +8,7 @@ import numpy as np
 from spaces.rejections import rejections
 from spaces.schema import SearchSpec
 from spaces.space import MAX_LISTED_POINTS
-from trainables.cost import parameter_count, total_macs, training_images
+from trainables.cost import images_here, parameter_count, total_macs
 from trainables.data_cards import CARDS
 from trainables.prediction import Calibration, fitting, load, predict_epoch_s, predicted_peak_mib
 
@@ -83,7 +83,7 @@ def _example(
     config = spec.trial_config(params)
     is_sequence = CARDS[config.data.name].is_sequence
     calibration = fitting(measured, config)
-    epoch_s = predict_epoch_s(config, training_images(config.data), calibration)
+    epoch_s = predict_epoch_s(config, images_here(config.data), calibration)
     memory = None if calibration is None else predicted_peak_mib(config, calibration)
     return {
         "params": params,

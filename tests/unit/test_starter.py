@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from jsonschema import Draft202012Validator
+from PIL import Image
 from yaml import safe_load
 
 from search.cli import main
 from search.starter import DATASETS, FOLDER
 from spaces import load_search_space
 from spaces.json_schema import SCHEMA_PATH, json_schema
-from trainables.data_cards import CARDS
+from trainables.config import DataConfig
+from trainables.cost import images_here
+from trainables.data_cards import CARDS, count_pictures
 
 
 def new(*arguments: str) -> Result:
@@ -92,3 +95,29 @@ def test_a_name_that_no_search_may_have_is_refused(name: str) -> None:
 def test_every_known_data_set_can_be_asked_for() -> None:
     assert set(DATASETS) == {*CARDS, FOLDER}
     assert new("--dataset", "mnist").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "pooling"), [(28, 32, "0011"), (90, 128, "0111"), (600, 224, "1111")]
+)
+def test_small_pictures_get_a_small_network(
+    images: Path, side: int, size: int, pooling: str
+) -> None:
+    for path in images.glob("train/*"):
+        for number in range(3):
+            Image.new("RGB", (side + 20 * number, side)).save(path / f"{number}.png")
+        (path / "broken.png").write_text("no picture")
+    tree = safe_load(new("--dataset", FOLDER, "--root", str(images)).output)
+    assert tree["trial"]["model.image_size"] == size
+    assert tree["trial"]["model.pooling"] == pooling
+    assert max(tree["space"]["model.width"]["choice"]) < 256
+    assert images_here(DataConfig(name="imagenet", root=str(images), val_frac=0.25)) == 9
+    assert images_here(DataConfig(name="imagenet")) > 1_000_000
+
+
+def test_folders_are_counted_by_a_part_of_them(tmp_path: Path) -> None:
+    for number in range(60):
+        (tmp_path / f"{number:03d}").mkdir()
+        for name in ("a.png", "b.JPG", "readme.txt"):
+            (tmp_path / f"{number:03d}" / name).touch()
+    assert count_pictures(tmp_path) == 120

@@ -24,7 +24,7 @@ from trainables.data.locate import missing, set_folder
 from trainables.data.pictures import EvaluationPicture, Picture, TrainingPicture, pixels
 from trainables.data.raw_digits import raw_digits
 from trainables.data.splits import Augment, DataSplits, TensorSplit, hold_out, stratified_indices
-from trainables.data_cards import CARDS, DataCard
+from trainables.data_cards import CARDS, PICTURE_SUFFIXES, DataCard
 from trainables.errors import InputError, TrialFailedError
 
 DIGITS_MAX = 16.0
@@ -34,7 +34,6 @@ CIFAR_FILES = {
 }
 CIFAR_FORMAT = 1  # raise it when samples are kept otherwise
 CIFAR_SAMPLE = np.dtype([("image", "u1", (32, 32, 3)), ("label", "u1"), ("is_test", "?")])
-PICTURE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 
 
 class PictureSource(Protocol):
