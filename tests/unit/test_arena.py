@@ -96,6 +96,7 @@ print(peak_memory_mib(cpu) - before)
 def test_a_child_process_can_allocate_whatever_the_parents_threads_did() -> None:
     program = """
 assert arena.use_arena()
+torch.ones(200_000).sum()  # a child would wait for ever for what torch sets up at its first use
 ended = threading.Event()
 def churn():
     while not ended.is_set():
@@ -104,7 +105,7 @@ def churn():
 threads = [threading.Thread(target=churn) for _ in range(2)]
 for thread in threads: thread.start()
 codes = []
-for _ in range(30):
+for _ in range(200):
     child = os.fork()
     if child == 0:
         signal.alarm(20)
