@@ -12,6 +12,7 @@ from rich.console import Console
 from search.cli_options import MIN_WIDTH, make_console, runs_option
 from search.compare import LETTERS, Entry
 from search.folder import SearchFolder, find_folder
+from search.lease import is_driven
 from search.recorded import open_ledger
 from search.versions import RECORDED
 from trainables.errors import InputError
@@ -97,7 +98,7 @@ def opened(names: Sequence[str], runs: Path) -> list[Entry]:
 def _opened(letter: str, label: str, folder: SearchFolder) -> Entry:
     spec, ledger = open_ledger(folder)
     try:
-        holder, sessions = ledger.holder, ledger.sessions
+        sessions = ledger.sessions
         versions = sessions[-1].versions if sessions else {}
         return Entry(
             letter=letter,
@@ -108,7 +109,7 @@ def _opened(letter: str, label: str, folder: SearchFolder) -> Entry:
             records=ledger.records,
             # The others decide no results.
             versions={name: v for name, v in versions.items() if name not in RECORDED},
-            running=holder is not None and holder.alive is not False,
+            running=is_driven(ledger.holder),
         )
     finally:
         ledger.close()

@@ -21,6 +21,7 @@ from search.cli_options import (
 )
 from search.first import with_warm_points
 from search.folder import SearchFolder
+from search.following import read
 from search.insight import insight
 from search.progress import Progress
 from search.recorded import check_same, open_ledger
@@ -146,14 +147,12 @@ def report_command(name: str, output: str, runs: Path) -> None:
     from search.runner import report_numbers, report_search
 
     folder = SearchFolder(runs, name)
-    spec, ledger = open_ledger(folder)
-    records, holder = ledger.records, ledger.holder
-    ledger.close()
-    running = holder is not None and holder.alive is not False
+    found = read(folder)
+    told = found.spec, folder, found.records
     if output == "json":
-        click.echo(json.dumps(report_numbers(spec, folder, records, running=running), indent=2))
+        click.echo(json.dumps(report_numbers(*told, running=found.is_driven), indent=2))
     else:
-        click.echo(str(report_search(spec, folder, records, running=running)))
+        click.echo(str(report_search(*told, running=found.is_driven)))
 
 
 def best_tree(spec: SearchSpec, name: str, records: list[TrialRecord]) -> dict[str, Any]:

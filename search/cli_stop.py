@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from search.cli_options import runs_option
+from search.cli_options import open_recorded, runs_option
 from search.ending import end_driver
 from search.folder import SearchFolder
 from search.recorded import open_ledger
@@ -31,9 +31,7 @@ def stop_command(name: str, timeout_s: float, runs: Path) -> None:
         ended = end_driver(folder, lambda: ledger.holder, timeout_s)
     finally:
         ledger.close()
-    spec, ledger = open_ledger(folder)
-    records = ledger.records
-    ledger.close()
+    spec, _, records = open_recorded(runs, name)
     left = spec.budget.trials - sum(record.has_ended for record in records)
     if not ended:
         click.echo(f"No driver runs {name}.")

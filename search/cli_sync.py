@@ -7,6 +7,7 @@ import click
 
 from search.cli_options import runs_option
 from search.folder import SearchFolder
+from search.lease import is_driven
 from search.recorded import open_ledger
 from search.syncing import sync
 from search.tracking import resolve_uri
@@ -28,7 +29,7 @@ def sync_command(name: str, timeout_s: float, runs: Path) -> None:
     spec, ledger = open_ledger(folder)
     try:
         holder = ledger.holder
-        if holder is not None and holder.alive is not False:
+        if is_driven(holder):
             raise InputError(
                 f"a running search sends by itself, but {name!r} is run by {holder}; wait for it"
             )

@@ -104,14 +104,14 @@ def settings(entries: Sequence[Entry], objectives: Sequence[ObjectiveLike]) -> l
     """Every parameter that some search has chosen; what all have searched comes first."""
     groups = [best_trials(entry, objectives) for entry in entries]
     spaces = [entry.spec.search_space.domains for entry in entries]
+    bases = [flatten(entry.spec.base_config.model_dump()) for entry in entries]
     keys = list(dict.fromkeys(key for space in spaces for key in space))
     found = []
     for key in keys:
         domains = [space.get(key) for space in spaces]
-        bases = [flatten(entry.spec.base_config.model_dump())[key] for entry in entries]
         listed = all(domain is None or _is_listed(domain) for domain in domains)
         chosen = tuple(
-            _chosen(key, domain, base, group, listed=listed)
+            _chosen(key, domain, base[key], group, listed=listed)
             for domain, base, group in zip(domains, bases, groups, strict=True)
         )
         found.append(

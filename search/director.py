@@ -46,7 +46,6 @@ METRICS = (
     "firing_rate", "params_m", "images_per_s", "peak_memory_mib", "epoch_s",
 )  # fmt: skip
 USAGE = "system/"  # where MLflow looks for system metrics
-SECONDS_AN_HOUR = 3600.0
 WAIT: Final = "wait"
 
 
@@ -103,9 +102,7 @@ class Director:
         self._running: set[int] = set()
         self.shares = Shares(ledger.records)
         self._front = Front(spec.objectives)
-        hours = spec.budget.hours
-        used_s = ledger.used_s(time.time())
-        self._deadline_s = None if hours is None else clock() + hours * SECONDS_AN_HOUR - used_s
+        self._deadline_s = clock() + spec.budget.most_s - ledger.used_s(time.time())
         tracker.catch_up(ledger.records, partial(trial_files, folder))
         for record in ledger.records:
             if record.has_ended:
@@ -161,7 +158,7 @@ class Director:
     @property
     def out_of_time(self) -> bool:
         """Whether `budget.hours` are over, those of earlier drivers included."""
-        return self._deadline_s is not None and self._clock() >= self._deadline_s
+        return self._clock() >= self._deadline_s
 
     def _next(self) -> Assignment | Literal["wait"] | None:
         if self.out_of_time:

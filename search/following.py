@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from search.folder import SearchFolder
-from search.lease import DEAD_AFTER_S, Holder
+from search.lease import DEAD_AFTER_S, Holder, is_driven
 from search.recorded import open_ledger
 from search.records import TrialRecord
 from spaces.schema import SearchSpec
@@ -34,7 +34,7 @@ class Reading:
     @property
     def is_driven(self) -> bool:
         """Whether a driver may run it, as far as can be told from one look."""
-        return self.holder is not None and self.holder.alive is not False
+        return is_driven(self.holder)
 
 
 def read(folder: SearchFolder) -> Reading:

@@ -258,6 +258,11 @@ class Lease:
         )
 
 
+def is_driven(holder: Holder | None) -> bool:
+    """Whether a lease's holder may run its search, as far as can be told from one look."""
+    return holder is not None and holder.alive is not False
+
+
 def process_identity(pid: int | None = None) -> str:
     """Boot, process namespace and start time of a process (this one unless given), as JSON."""
     boot = namespace = ""

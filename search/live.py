@@ -31,7 +31,7 @@ class LiveView:
         trials: its budget.
         board: told of every change by someone else.
         started_s: when the time that is shown began, by `clock`.
-        most_s: seconds from then at which the budget of hours is used; None without one.
+        most_s: seconds from then at which the budget of hours is used.
         clock: seconds that only go forward.
     """
 
@@ -41,7 +41,7 @@ class LiveView:
         trials: int,
         board: Board,
         started_s: float,
-        most_s: float | None = None,
+        most_s: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
@@ -139,9 +139,7 @@ class LiveView:
         if done < 1:
             return None
         left = (self._clock() - since_s) / done * epochs
-        return (
-            left if self._most_s is None else min(left, max(0.0, self._most_s - self._elapsed_s()))
-        )
+        return min(left, max(0.0, self._most_s - self._elapsed_s()))
 
     def _best(self, width: int, *, plain: bool) -> Text:
         board, first = self._board, self._board.objectives[0].metric

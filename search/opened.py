@@ -1,7 +1,6 @@
 """A search as a Python object, for notebooks and scripts: `open_search`."""
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import ValidationError
 
 from search.folder import SearchFolder, find_folder
-from search.recorded import open_ledger
+from search.following import read
 from search.records import TrialRecord
 from search.results import best, pareto, rank
 from spaces.schema import SearchSpec
@@ -74,15 +73,10 @@ class Search:
             InputError: the search is gone.
             LedgerError: its ledger is missing or damaged.
         """
-        spec, ledger = open_ledger(self._folder)
-        try:
-            self.spec: SearchSpec = spec
-            self._records = ledger.records
-            holder = ledger.holder
-            self._used_s = ledger.used_s(time.time())
-        finally:
-            ledger.close()
-        self._is_running = holder is not None and holder.alive is not False
+        self._reading = read(self._folder)
+        self._records = self._reading.records
+        self._is_running = self._reading.is_driven  # when that was read
+        self.spec: SearchSpec = self._reading.spec
         return self
 
     @property
@@ -106,7 +100,7 @@ class Search:
         if self._is_running:
             return "running"
         budget, count = self.spec.budget, len(self._records)
-        used = budget.hours is not None and self._used_s >= 3600.0 * budget.hours
+        used = self._reading.used_s >= budget.most_s
         enough = min(budget.trials, self.spec.search_space.cardinality())
         ended = all(record.has_ended for record in self._records)
         return "finished" if ended and (count >= enough or used) else "interrupted"

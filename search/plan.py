@@ -255,7 +255,7 @@ def _run(
     )
     order = rng.integers(len(pool), size=_trials(spec)).tolist()
     hours = spec.budget.hours
-    budget_s = math.inf if hours is None else 3600.0 * hours
+    budget_s = spec.budget.most_s
     drawn = _Drawn(course.metric, mode, full, draw)
     run = simulate(drawn, _Scheduled(rule, order), Conditions(workers, budget_s), seed)
     lengths = [(len(record.epochs), record.params["index"]) for record in run.records]

@@ -16,7 +16,6 @@ from search.records import TrialRecord
 from spaces.schema import SearchSpec
 
 REFRESHES_PER_S = 2
-_SECONDS_AN_HOUR = 3600.0
 
 
 class Progress:
@@ -38,7 +37,6 @@ class Progress:
         used_s: float = 0.0,
         elapsed_s: float = 0.0,
     ) -> None:
-        hours = spec.budget.hours
         self._console = console
         self._board = Board(spec.objectives, spec.base_config.train.total_epochs, known)
         self._view = LiveView(
@@ -46,7 +44,7 @@ class Progress:
             spec.budget.trials,
             self._board,
             time.monotonic() - elapsed_s,
-            None if hours is None else max(0.0, hours * _SECONDS_AN_HOUR - used_s),
+            max(0.0, spec.budget.most_s - used_s),
         )
         self._lock = threading.Lock()  # the display draws in a thread of its own
         self._live = Live(

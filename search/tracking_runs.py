@@ -207,15 +207,13 @@ class RunWriter:
         self._upload(run, event)
 
     def _trial_start(self, event: Event) -> None:
-        is_known = trial_name(event.body["trial"]) in self._ids
         run = self._trial_run(event)
         held = self._hold(run)
         if not event.body["params"].items() >= held.params.items():
             self._send_held(run)  # the store is to refuse other values, not we
             held = self._hold(run)
         held.params |= event.body["params"]
-        if is_known or self._uncertain or not self._is_whole:  # else it was made with them
-            held.tags |= event.body["tags"]
+        held.tags |= event.body["tags"]
         self._log_datasets(run, event)
         self._upload(run, event)
 

@@ -1,5 +1,6 @@
 """What a search is: the one definition that YAML, ledger and reports share."""
 
+import math
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -143,6 +144,11 @@ class Budget(StrictModel):
 
     trials: PositiveInt
     hours: PositiveFloat | None = None
+
+    @property
+    def most_s(self) -> float:
+        """Seconds that it may take; infinite without hours."""
+        return math.inf if self.hours is None else 3600.0 * self.hours
 
 
 class Resources(StrictModel):

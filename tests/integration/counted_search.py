@@ -67,6 +67,7 @@ def main(folder: Path, trials: int) -> None:
         plain(trial, *arguments, **options)
         LIVE.add(trial)
 
+    # A wrapper takes anything, and Tune has no hook for a trial's birth.
     Trial.__init__ = born  # type: ignore[method-assign, assignment]
     event.listen(Engine, "before_cursor_execute", statement)
     counted(RayActorManager, "add_actor", "workers asked for")

@@ -80,6 +80,14 @@ def seen(folder: Path, uri: str, look: Callable[[Page], Awaitable[None]]) -> Non
     asyncio.run(go())
 
 
+async def open_children(page: Page, server: MlflowServer, parent: Run) -> None:
+    """The table of runs: at first the search's alone, then with its trials below it."""
+    await open_page(page, f"{server.uri}/#/experiments/{parent.info.experiment_id}/runs")
+    await page.until(f"{NAMES}.join() === 'pages'")
+    await click(page, component("runnamecellrenderer.tsx_46"))
+    await page.until(f"{NAMES}.length === {TRIALS + 1}")
+
+
 def test_children_are_nested_and_sort_by_accuracy(
     mlflow_server: MlflowServer,
     records: list[TrialRecord],
@@ -91,11 +99,7 @@ def test_children_are_nested_and_sort_by_accuracy(
     top1 = {record.name: record.last["val_top1"] for record in records}
 
     async def look(page: Page) -> None:
-        uri = f"{mlflow_server.uri}/#/experiments/{parent.info.experiment_id}/runs"
-        await open_page(page, uri)
-        await page.until(f"{NAMES}.join() === 'pages'")
-        await click(page, component("runnamecellrenderer.tsx_46"))
-        await page.until(f"{NAMES}.length === {TRIALS + 1}")
+        await open_children(page, mlflow_server, parent)
         found = await page.value(NAMES)
         assert found[0] == "pages"
         assert sorted(found[1:]) == names
@@ -137,10 +141,7 @@ def test_runs_are_filtered_by_accuracy_energy_and_a_parameter(
     }
 
     async def look(page: Page) -> None:
-        uri = f"{mlflow_server.uri}/#/experiments/{parent.info.experiment_id}/runs"
-        await open_page(page, uri)
-        await click(page, component("runnamecellrenderer.tsx_46"))
-        await page.until(f"{NAMES}.length === {TRIALS + 1}")
+        await open_children(page, mlflow_server, parent)
         for query, found in queries.items():
             assert 0 < len(found) < TRIALS
             if await page.value(f"!!document.querySelector('{CLEAR}')"):
@@ -163,10 +164,7 @@ def test_ten_runs_compare_in_parallel_coordinates_and_scatter(
     parent = runs["pages"]
 
     async def look(page: Page) -> None:
-        uri = f"{mlflow_server.uri}/#/experiments/{parent.info.experiment_id}/runs"
-        await open_page(page, uri)
-        await click(page, component("runnamecellrenderer.tsx_46"))
-        await page.until(f"{NAMES}.length === {TRIALS + 1}")
+        await open_children(page, mlflow_server, parent)
         for row in range(1, COMPARED + 1):
             await click(page, f'[role=row][row-index="{row}"] .ag-checkbox-input')
         await click_text(page, "Compare")

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -111,7 +111,7 @@ def test_every_key_is_known_and_the_axes_are_described() -> None:
     properties = schema["properties"]
     assert properties["trial"]["properties"].keys() == set(trial_keys())
     assert properties["space"]["properties"].keys() == set(searchable_keys())
-    assert schema["$defs"]["model.attention"]["enum"] == list(Attention.__args__)  # type: ignore[attr-defined]
+    assert schema["$defs"]["model.attention"]["enum"] == list(get_args(Attention))
     for name in ("timesteps", "depth", "width", "block_size", "attention"):
         assert f"`{name}`" in properties["space"]["properties"][f"model.{name}"]["description"]
     told = [name for name, part in properties.items() if "description" not in part]

@@ -35,7 +35,13 @@ class Store:
 
     def set_status(self, run_id: str, status: str, end_ms: int | None = None) -> None: ...
 
-    def log(self, run_id: str, values: Values, *, uncertain: bool) -> None:  # noqa: ARG002
+    def log(
+        self,
+        run_id: str,
+        values: Values,
+        *,
+        uncertain: bool,  # noqa: ARG002  # the interface's; nothing is there twice in memory
+    ) -> None:
         self.logged.append((run_id, values))
 
     def log_datasets(self, run_id: str, datasets: Sequence[Mapping[str, str]]) -> None: ...
