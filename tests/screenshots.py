@@ -20,11 +20,16 @@ PICTURES = ROOT / ".github"
 MAX_KIB = 300
 COLOURS = 128
 COMPARED = 10
+SHOWN = ("energy_mj", "val_top1")  # the last one gives the colour
+SHOWN_AXES = 3 + len(SHOWN)  # MLflow chooses three parameters
 SEARCH = (
     "--name", "digits", "--set", "budget.trials=12", "--set", "trial.train.epochs=6",
     "--set", "space.model.timesteps.choice=[1,2,4]", "--set", "sampler.name=random",
 )  # fmt: skip
 PLOT = "document.querySelector('.js-plotly-plot')"
+METRICS = "document.querySelectorAll('[class*=select-show-search]')[1]"
+REMOVE = f"{METRICS}.querySelector('[class$=selection-item-remove]')"
+LABELS = f"{PLOT}.data[0].dimensions.map(d => d.label)"
 
 
 def main() -> int:
@@ -56,25 +61,25 @@ async def _look(folder: Path, uri: str) -> None:
         await page.until("document.querySelector('figure').classList.contains('drawn')")
         await _picture(page, folder, "report")
         await open_page(page, f"{uri}/#/compare-runs?{_compared(uri)}")
-        await _choose_metric(page, "val_top1")
+        await page.until(f"{METRICS} && {PLOT}?.data?.[0]?.type === 'parcoords'")
+        for metric in SHOWN:
+            await _choose_metric(page, metric)
+        await page.value(f"{REMOVE}.click()")  # the one that MLflow chose
+        await page.until(f"{LABELS}.length === {SHOWN_AXES}")
         await click(page, component("toggle_sidebar_button"))
-        await page.until(f"{PLOT}.data[0].dimensions.some(d => d.label === 'val_top1')")
-        await page.until(f"{PLOT}.querySelectorAll('.axis-title').length > 3")
         await page.size(1300, 800)
-        await asyncio.sleep(1.0)  # the plot follows its page
+        # the plot follows its page
+        await page.until(f"{PLOT}.querySelectorAll('.axis-title').length === {SHOWN_AXES}")
+        await page.until(f"{PLOT}._fullLayout.width === {PLOT}.clientWidth")
         await _picture(page, folder, "mlflow")
 
 
 async def _choose_metric(page: Page, name: str) -> None:
     """Add a metric to the parallel coordinates, as a reader types it."""
-    boxes = (
-        "[...document.querySelectorAll('input[type=search], .ant-select-selection-search-input')]"
-    )
-    await page.until(f"{boxes}.length >= 2 && {PLOT}?.data?.[0]?.type === 'parcoords'")
-    await page.value(f"{boxes}[1].setAttribute('data-found', 'metrics')")
-    await page.value(f"{boxes}[1].focus()")
+    await page.value(f"{METRICS}.querySelector('input').focus()")
     await page.write(name)
     await page.press("Enter", 13, "\r")
+    await page.until(f"{LABELS}.includes('{name}')")
 
 
 def _compared(uri: str) -> str:
