@@ -115,7 +115,8 @@ def show(
     gpu_hour: float | None,
 ) -> None:
     """Print a plan for a person."""
-    console.print(f"{spec.name}: {plan.workers} trials at once", style="bold", highlight=False)
+    at_once = "1 trial" if plan.workers == 1 else f"{plan.workers} trials"
+    console.print(f"{spec.name}: {at_once} at once", style="bold", highlight=False)
     saved = 1.0 - plan.epochs.mid / plan.full_epochs if plan.full_epochs else 0.0
     rows = [
         ("trials", _count(plan.trials), ""),

@@ -12,7 +12,7 @@ from search.compare import Entry, Fronts, Matched, Step, fronts, matched, shared
 from search.compare_settings import Difference, Setting, differences, settings, warnings
 from search.results import best, values
 from search.tracking_uri import redact
-from search.wording import duration, metric_text, printable
+from search.wording import duration, metric_column, printable
 from spaces.schema import Objective
 
 CAUTION = (
@@ -162,12 +162,12 @@ def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
 def _searches(found: Comparison) -> Table:
     heads = ["trials", "epochs", *(o.metric for o in found.objectives)]
     table = _table("Searches, with the best trial of each", "", "search", *heads, right=heads)
-    for entry in found.entries:
-        top = best(entry.records, found.objectives)
-        shown = [
-            metric_text(o.metric, top.last[o.metric], named=False) if top else "-"
-            for o in found.objectives
-        ]
+    tops = [best(entry.records, found.objectives) for entry in found.entries]
+    columns = [
+        metric_column(o.metric, [top.last[o.metric] if top else None for top in tops], "-")
+        for o in found.objectives
+    ]
+    for entry, *shown in zip(found.entries, *columns, strict=True):
         counts = [str(len(entry.records)), str(entry.epochs)]
         table.add_row(entry.letter, Text(redact(printable(entry.label))), *counts, *shown)
     return table
@@ -195,14 +195,14 @@ def _matched(found: Comparison, one: Matched) -> Table:
     volume = ["hypervolume"] if len(found.objectives) > 1 else []
     heads = ["of trials", "best", *(o.metric for o in found.objectives), *volume]
     table = _table(f"The best after {effort_text(one)} each", "", *heads, right=heads)
-    for entry, step in zip(found.entries, one.steps, strict=True):
+    columns = [
+        metric_column(o.metric, [step.values[index] if step else None for step in one.steps])
+        for index, o in enumerate(found.objectives)
+    ]
+    for entry, step, *shown in zip(found.entries, one.steps, *columns, strict=True):
         if step is None:
             table.add_row(entry.letter, "0", *["-"] * (len(heads) - 1))
             continue
-        shown = [
-            metric_text(o.metric, value, named=False)
-            for o, value in zip(found.objectives, step.values, strict=True)
-        ]
         if volume:
             shown.append(share_text(step.hypervolume, found.fronts.of_all))
         table.add_row(entry.letter, str(step.trials), f"{step.best:05d}", *shown)

@@ -10,7 +10,14 @@ from rich.text import Text
 
 from search.board import Board
 from search.records import TrialRecord
-from search.wording import STATE_STYLES, duration, metric_text, printable, value_text
+from search.wording import (
+    STATE_STYLES,
+    duration,
+    metric_column,
+    metric_text,
+    printable,
+    value_text,
+)
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _MOST_BEST = 5
@@ -179,7 +186,8 @@ class LiveView:
             _column("epoch", [f"{len(r.epochs)}/{board.full_epochs}" for r in records], right=True),
         ]
         for objective in board.objectives:
-            shown = [_metric(record, objective.metric) for record in records]
+            values = [record.last.get(objective.metric) for record in records]
+            shown = metric_column(objective.metric, values)
             columns.append(_column(objective.metric, shown, right=True))
         state = _column(
             "state", [r.state for r in records], [STATE_STYLES[r.state] for r in records]
@@ -204,11 +212,6 @@ def sparkline(values: Sequence[float], width: int) -> str:
         return _BLOCKS[0] * width
     top = len(_BLOCKS) - 1
     return "".join(_BLOCKS[round((value - low) / (high - low) * top)] for value in shown)
-
-
-def _metric(record: TrialRecord, metric: str) -> str:
-    value = record.last.get(metric)
-    return "" if value is None else metric_text(metric, value, named=False)
 
 
 def _parameters(records: Sequence[TrialRecord], room: int) -> list[str]:

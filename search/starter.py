@@ -22,6 +22,7 @@ _LONG_EPOCHS = 30  # of a recipe: shorter ones need not be cut for a search
 _COMMENT_COLUMN = 40
 
 _MOST_LOOKED_AT = 200  # images, for the side of most
+_LEAST_SCALE = 0.8  # twice the side costs four times the energy: images may shrink instead
 # Sides that images are trained at, with how often the embedding halves them: 8 to 16 tokens a side.
 _POOLING = {32: "0011", 64: "0011", 128: "0111", 224: "1111"}
 # Depth, width and batch size for training sets below so many images.
@@ -123,7 +124,8 @@ def _fitted(config: TrialConfig, pictures: Pictures) -> tuple[TrialConfig, dict[
     train: dict[str, object] = {}
     told = {"model.num_classes": "one for each folder below train/"}
     if pictures.side is not None:
-        side = next((side for side in _POOLING if side >= pictures.side), max(_POOLING))
+        least = _LEAST_SCALE * pictures.side
+        side = next((side for side in _POOLING if side >= least), max(_POOLING))
         model |= {"image_size": side, "pooling": _POOLING[side]}
         told |= {
             "model.image_size": f"most images are {pictures.side} pixels high or wide",

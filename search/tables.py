@@ -11,7 +11,7 @@ from search.effects import Importance, doubt
 from search.insight import Insight
 from search.records import TrialRecord
 from search.results import pareto, rank, saved_epochs
-from search.wording import STATE_STYLES, check_text, describe_params, metric_text, printable
+from search.wording import STATE_STYLES, check_text, describe_params, metric_column, printable
 from spaces.schema import SearchSpec
 
 _BAR = 20  # characters of all importance
@@ -138,11 +138,12 @@ def _table(
     table.add_column("epochs", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("parameters", overflow="fold")
-    for record in shown:
+    columns = [metric_column(o.metric, [r.last[o.metric] for r in shown]) for o in spec.objectives]
+    for record, *metrics in zip(shown, *columns, strict=True):
         star = "*" if record.number in front and len(spec.objectives) > 1 else ""
         table.add_row(
             f"{record.name}{star}",
-            *(metric_text(o.metric, record.last[o.metric], named=False) for o in spec.objectives),
+            *metrics,
             str(len(record.epochs)),
             Text(record.state, style=STATE_STYLES[record.state]),
             Text(describe_params(record.params)),

@@ -15,20 +15,40 @@ STATE_STYLES = {
     "failed": "red",
 }
 MICRO = 1e-2  # below this many mJ, µJ read better
+_ALL_MICRO = 1.0  # and up to here beside such small ones
 
 
-def metric_text(name: str, value: float, *, named: bool = True) -> str:
-    """A metric with its unit: `val_top1 97.22 %`, `energy 0.834 µJ`."""
+def metric_text(
+    name: str, value: float, *, named: bool = True, beside: Sequence[float | None] = ()
+) -> str:
+    """A metric with its unit: `val_top1 97.22 %`, `energy 0.834 µJ`.
+
+    Args:
+        name: of the metric.
+        value: in the metric's own unit.
+        named: whether the name is told too.
+        beside: the other values of a column, which share a unit with it where they can.
+    """
     if name in _PERCENT:
         text = f"{value:.2f} %"
     elif name == "energy_mj":
         name = "energy"
-        text = f"{value * 1e3:.3g} µJ" if value < MICRO else f"{value:.3g} mJ"
+        known = [value, *(other for other in beside if other is not None)]
+        micro = value < MICRO or (min(known) < MICRO and max(known) < _ALL_MICRO)
+        text = f"{value * 1e3:.3g} µJ" if micro else f"{value:.3g} mJ"
     elif name == "firing_rate":
         text = f"{value:.3f}"
     else:
         text = f"{value:.4g}"
     return f"{name} {text}" if named else text
+
+
+def metric_column(name: str, values: Sequence[float | None], missing: str = "") -> list[str]:
+    """A metric's values for a table, in one unit where that reads well; `missing` for None."""
+    return [
+        missing if value is None else metric_text(name, value, named=False, beside=values)
+        for value in values
+    ]
 
 
 def check_text(records: Sequence[TrialRecord], metric: str, mode: Mode) -> str:

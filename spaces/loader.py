@@ -156,13 +156,20 @@ def _findings(error: ValidationError, model: type[StrictModel]) -> list[Finding]
         if entry["type"] == "extra_forbidden":
             guesses += 1
             message = f"must be a known key, but got {shown(path[-1])}"
-            if guesses <= MAX_GUESSES:
+            if model is SearchSpec and len(path) == 1 and _is_of_a_trial(path[0]):
+                message += "; a trial's settings belong below trial (fixed) or space (what varies)"
+            elif guesses <= MAX_GUESSES:
                 message += did_you_mean(path[-1], _valid_keys(model, entry["loc"]))
             findings.append(Finding(path, message, at_key=True))
         else:
             at_key = entry["type"] == "missing"
             findings.append(Finding(path, explain(dict(entry)), at_key=at_key))
     return findings
+
+
+def _is_of_a_trial(key: int | str) -> bool:
+    section = str(key).partition(".")[0]
+    return section in TrialConfig.model_fields and section not in SearchSpec.model_fields
 
 
 def _file_path(location: tuple[int | str, ...]) -> Path:

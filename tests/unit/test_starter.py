@@ -98,7 +98,8 @@ def test_every_known_data_set_can_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "size", "pooling"), [(28, 32, "0011"), (90, 128, "0111"), (600, 224, "1111")]
+    ("side", "size", "pooling"),
+    [(28, 32, "0011"), (40, 32, "0011"), (41, 64, "0011"), (90, 128, "0111"), (600, 224, "1111")],
 )
 def test_small_pictures_get_a_small_network(
     images: Path, side: int, size: int, pooling: str
