@@ -20,8 +20,8 @@ from search.simulate import Conditions, Params, simulate
 from search.stopping import Decision, promotion
 from spaces.schema import Objective, SearchSpec
 from trainables.config import TrialConfig
-from trainables.cost import images_here
 from trainables.prediction import Calibration, predict_epoch_s
+from trainables.samples import images_here
 
 # Evaluation of a sample takes this share of a training step's time for one: the forward pass.
 EVALUATION = 0.35

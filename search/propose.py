@@ -18,7 +18,8 @@ from search.propose_random import GridProposer, RandomProposer
 from search.propose_tpe import TPEProposer, distribution, distributions
 from search.records import TrialRecord
 from spaces.schema import SearchSpec
-from trainables.cost import predict_epoch_s, training_images
+from trainables.cost import predict_epoch_s
+from trainables.samples import training_images
 
 __all__ = ["PROPOSERS", "Params", "Problem", "Proposer", "distribution", "distributions"]
 

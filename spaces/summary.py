@@ -8,9 +8,10 @@ import numpy as np
 from spaces.rejections import rejections
 from spaces.schema import SearchSpec
 from spaces.space import MAX_LISTED_POINTS
-from trainables.cost import images_here, parameter_count, total_macs
+from trainables.cost import parameter_count, total_macs
 from trainables.data_cards import CARDS
 from trainables.prediction import Calibration, fitting, load, predict_epoch_s, predicted_peak_mib
+from trainables.samples import images_here
 
 NUM_EXAMPLES = 3
 _LOW_SHARE = 0.01

@@ -5,11 +5,10 @@ Importable without torch. Letters as in the model: D width, r mlp_ratio, N token
 
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from trainables.config import DataConfig, ModelConfig, TrialConfig
-from trainables.data_cards import CARDS, count_pictures
+from trainables.config import ModelConfig, TrialConfig
+from trainables.data_cards import CARDS
 
 # Neuron layers of each backbone: patch embedding, a block, head. A block of sdt has shortcut, q, k,
 # v, one of the attention, fc1, fc2; one of spikformer q, k, v, attn, proj, fc1, fc2.
@@ -161,22 +160,6 @@ def _total_macs(
     layers = macs_per_timestep(one, is_sequence=is_sequence)
     block = sum(macs for name, macs in layers.items() if name.startswith("block."))
     return timesteps * (sum(layers.values()) + (depth - 1) * block)
-
-
-def training_images(data: DataConfig) -> int:
-    """Images an epoch of the full data set trains on; a subset on disk has fewer."""
-    card = CARDS[data.name]
-    test_frac = data.test_frac if card.test_samples == 0 else 0.0
-    return round(card.train_samples * (1.0 - data.val_frac - test_frac))
-
-
-def images_here(data: DataConfig) -> int:
-    """As `training_images`, of one's own folder of images as many as lie there."""
-    if data.name == "imagenet" and data.root is not None:
-        folder = Path(data.root) / "train"
-        if folder.is_dir():
-            return round(count_pictures(folder) * (1.0 - data.val_frac))
-    return training_images(data)
 
 
 def predict_epoch_s(config: TrialConfig, num_images: int) -> float:

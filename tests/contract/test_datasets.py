@@ -12,6 +12,7 @@ from trainables.config import DataConfig, DatasetName, TrialConfig
 from trainables.data import DATASETS, DataSplits, check_data, load_data
 from trainables.data_cards import CARDS
 from trainables.errors import InputError, TrialFailedError
+from trainables.samples import images_here, training_images
 
 CPU = torch.device("cpu")
 ON_DISK = [case for case in CASES if not CARDS[case.name].is_embedded]
@@ -46,6 +47,22 @@ def first_samples(splits: DataSplits) -> torch.Tensor:
 def test_every_data_set_has_card_loader_and_case() -> None:
     assert CARDS.keys() == DATASETS.keys() == {case.name for case in CASES}
     assert set(get_args(DatasetName)) == CARDS.keys()
+
+
+def test_samples_are_counted_where_they_lie(case: Case, root: Path, splits: DataSplits) -> None:
+    classes = CARDS[case.name].classes  # each of them rounds
+    there = len(splits.train)
+    assert images_here(case.data_config(root)) == pytest.approx(there, rel=0.02, abs=classes / 2)
+    if not CARDS[case.name].is_embedded:
+        nowhere = case.data_config(root / "none")
+        assert images_here(nowhere) == training_images(nowhere) > 1.5 * there
+
+
+def test_a_damaged_batch_counts_as_the_whole_set(tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.name == "cifar100")
+    data = case.data_config(case.lay_out(tmp_path))
+    (tmp_path / "cifar100" / "cifar-100-python" / "train").write_bytes(b"nothing")
+    assert images_here(data) == training_images(data)
 
 
 def test_training_batches_have_the_networks_shape(case: Case, splits: DataSplits) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trainables.cifar_files import read_batch
 from trainables.config import DataConfig, DatasetName, ModelConfig
-from trainables.data.cifar_files import read_batch
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

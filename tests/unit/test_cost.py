@@ -8,9 +8,9 @@ from trainables.cost import (
     parameter_count,
     predict_epoch_s,
     total_macs,
-    training_images,
 )
 from trainables.model import build_model
+from trainables.samples import training_images
 
 
 @pytest.mark.parametrize(

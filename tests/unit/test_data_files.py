@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainables.data.cifar_files import read_batch
+from trainables.cifar_files import read_batch
 from trainables.data.download import fetch_and_unpack
 from trainables.data.event_files import read_aedat3
 from trainables.data_cards import CARDS, Archive

@@ -12,7 +12,8 @@ from records import record
 from search.propose import PROPOSERS, Params, make_proposer
 from search.records import TrialRecord
 from spaces import SearchSpec, load_search_space
-from trainables.cost import predict_epoch_s, training_images
+from trainables.cost import predict_epoch_s
+from trainables.samples import training_images
 
 TEN_PERCENT_VALID = """
 name: sparse

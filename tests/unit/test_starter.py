@@ -15,8 +15,8 @@ from search.starter import DATASETS, FOLDER
 from spaces import load_search_space
 from spaces.json_schema import SCHEMA_PATH, json_schema
 from trainables.config import DataConfig
-from trainables.cost import images_here
 from trainables.data_cards import CARDS, count_pictures
+from trainables.samples import images_here
 
 
 def new(*arguments: str) -> Result:

@@ -17,9 +17,9 @@ from trainables.config import DataConfig, ModelConfig
 from trainables.data.augment import event_augments
 from trainables.data.event_files import Events, read_aedat2, read_aedat3, read_atis
 from trainables.data.frames import Cut, Integration, Progress, Recording, open_frames
-from trainables.data.locate import missing, set_folder
 from trainables.data.splits import DataSplits, TensorSplit, hold_out
 from trainables.data_cards import CARDS, DataCard
+from trainables.data_folders import missing, set_folder
 from trainables.errors import InputError
 
 TRAIN_SHARE = 0.9  # of each class in file order, where a set has no official test part

@@ -16,15 +16,15 @@ import torch
 from PIL import Image
 from torch.nn import functional as nnf
 
+from trainables.cifar_files import read_batch
 from trainables.config import DataConfig, ModelConfig
 from trainables.data.augment import tensor_augments
-from trainables.data.cifar_files import read_batch
 from trainables.data.kept import shared_array
-from trainables.data.locate import missing, set_folder
 from trainables.data.pictures import EvaluationPicture, Picture, TrainingPicture, pixels
 from trainables.data.raw_digits import raw_digits
 from trainables.data.splits import Augment, DataSplits, TensorSplit, hold_out, stratified_indices
 from trainables.data_cards import CARDS, PICTURE_SUFFIXES, DataCard
+from trainables.data_folders import missing, set_folder
 from trainables.errors import InputError, TrialFailedError
 
 DIGITS_MAX = 16.0
