@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import pytest
 from learning import OBJECTIVES, by_peak, kinds, learnt, made, rate, search
-from optuna.importance import PedAnovaImportanceEvaluator
 from records import record
 
 from search import effects
@@ -44,13 +42,13 @@ def test_of_many_trials_a_sample_tells_the_same(
     spec = made(tmp_path, OBJECTIVES["max"])
     records = search(spec, by_peak, 240)
     evaluated = []
-    evaluate = PedAnovaImportanceEvaluator.evaluate
+    evaluated, evaluate = [], effects.ped_anova
 
-    def counted(self: Any, study: optuna.Study, *rest: Any, **named: Any) -> dict[str, float]:
-        evaluated.append(len(study.trials))
-        return evaluate(self, study, *rest, **named)
+    def counted(params: Any, *rest: Any) -> list[dict[str, float]]:
+        evaluated.append(len(params))
+        return evaluate(params, *rest)
 
-    monkeypatch.setattr(PedAnovaImportanceEvaluator, "evaluate", counted)
+    monkeypatch.setattr(effects, "ped_anova", counted)
     whole = learnt(spec, records).objectives[0].importances
     monkeypatch.setattr(effects, "MOST_RATED", 80)
     sampled = learnt(spec, records).objectives[0].importances
