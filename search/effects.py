@@ -169,8 +169,9 @@ def importances(spec: SearchSpec, basis: Basis, objective: int) -> tuple[Importa
         objective: which one.
 
     Source: Watanabe et al., IJCAI 2023 (arXiv 2304.10255) and, for conditional parameters, arXiv
-    2601.20800, as Optuna has it. It sets the best quarter (at least 5) apart instead of the best tenth,
-    which is too few in a search of some dozens of trials, and a sample of more than 500 trials.
+    2601.20800, as Optuna has it. It sets the best quarter (at least 5) apart instead of the best
+    tenth, which is too few in a search of some dozens of trials, and a sample of more than 500
+    trials.
     """
     counts = {key: len(basis.active(key)) for key in searched(spec)}
     basis = _sampled(basis)

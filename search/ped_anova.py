@@ -17,7 +17,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 
 _STEPS = 50  # of the grid that a range is rounded to
@@ -123,7 +123,7 @@ def _sigma(at: NDArray[Any], weights: NDArray[Any]) -> float:
     first = at[np.searchsorted(up_to, total // 4, side="left")]
     third = at[min(len(at) - 1, int(np.searchsorted(up_to, total * 3 // 4, side="right")))]
     scott = _SCOTT * min((third - first) / _IQR_OF_SIGMA, sigma) * float(total) ** -0.2
-    return max(scott, _LEAST_SIGMA)
+    return max(float(scott), _LEAST_SIGMA)
 
 
 def _kernel(edges: Floats, sigma: float) -> Floats:

@@ -15,6 +15,7 @@ from records import record
 from search import effects
 from search.effects import Importance, basis_of, effect, same, unlike
 from search.insight import insight
+from search.ped_anova import ped_anova
 from search.results import Mode
 
 
@@ -41,12 +42,11 @@ def test_of_many_trials_a_sample_tells_the_same(
 ) -> None:
     spec = made(tmp_path, OBJECTIVES["max"])
     records = search(spec, by_peak, 240)
-    evaluated = []
-    evaluated, evaluate = [], effects.ped_anova
+    evaluated: list[int] = []
 
     def counted(params: Any, *rest: Any) -> list[dict[str, float]]:
         evaluated.append(len(params))
-        return evaluate(params, *rest)
+        return ped_anova(params, *rest)
 
     monkeypatch.setattr(effects, "ped_anova", counted)
     whole = learnt(spec, records).objectives[0].importances
