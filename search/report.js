@@ -90,7 +90,10 @@
   };
 
   // Else a slow machine shows nothing until every plot in view is drawn.
-  const pause = () => new Promise((resolve) => { setTimeout(resolve); });
+  const pause = () => new Promise((resolve) => {
+    if (document.hidden) setTimeout(resolve);
+    else requestAnimationFrame(() => setTimeout(resolve));
+  });
 
   const canUnpack = () => Boolean(window.DecompressionStream && window.IntersectionObserver);
 
