@@ -259,10 +259,11 @@ def json_text(tree: Mapping[str, Any]) -> str:
     """A tree as JSON, a trial or a moment a line: for people, and for line-wise tools."""
     parts = []
     for key, value in tree.items():
-        text = json.dumps(value, allow_nan=False)
         if isinstance(value, list) and value:
             lines = ",\n  ".join(json.dumps(item, allow_nan=False) for item in value)
             text = f"[\n  {lines}\n ]"
+        else:
+            text = json.dumps(value, allow_nan=False)
         parts.append(f" {json.dumps(key)}: {text}")
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
