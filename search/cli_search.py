@@ -1,5 +1,6 @@
 """`spiketune search|resume|best|report`."""
 
+import gc
 import json
 import sys
 import time
@@ -144,8 +145,10 @@ def best_command(name: str, top: int, output: str, runs: Path) -> None:
 @runs_option
 def report_command(name: str, output: str, runs: Path) -> None:
     """Write the HTML report of the search NAME."""
-    from search.runner import report_numbers, report_search
+    from search.reporting import report_numbers, report_search
 
+    # Looking for cycles among the records of a large search takes seconds, and ends soon anyway.
+    gc.disable()
     folder = SearchFolder(runs, name)
     found = read(folder)
     told = found.spec, folder, found.records

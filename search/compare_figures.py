@@ -5,16 +5,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import plotly.graph_objects as go
-
 from search.compare import Entry, Step
 from search.compare_settings import best_trials
 from search.compare_tables import Comparison
 from search.records import TrialRecord
-from search.report_figures import Tree, axis, colour, drawn, focus, log_ticks, plain, trial_words
+from search.report_figures import (
+    Tree,
+    axis,
+    colour,
+    drawn,
+    focus,
+    plain,
+    scatter,
+    trial_words,
+)
 from search.report_parallel import Group, lines_of
 from search.report_plots import label
 from search.results import pareto, values
+from search.svg import log_ticks
 
 COLOURS = ("front", "finished", "stopped", "paused", "failed", "quiet")
 _APART = 1_000_000  # more than any search has trials
@@ -80,7 +88,7 @@ def fronts_plot(found: Comparison) -> Tree:
     log = bool(across) and 0 < min(across) < max(across) / _LOG_RATIO
     ticks = {"tickvals": log_ticks(min(across), max(across))} if log else {}
     return drawn(
-        [go.Scatter(trace) for trace in traces if trace["x"]],
+        [scatter(**trace) for trace in traces if trace["x"]],
         460,
         xaxis=axis(label(x), log=log) | ticks,
         yaxis=axis(label(y)) | focus(lead, [record.last[y] for record in seen]),
@@ -95,7 +103,7 @@ def course_plot(found: Comparison, title: str, value: Callable[[Step], float | N
         if not course:
             continue
         traces.append(
-            go.Scatter(
+            scatter(
                 # The line goes on to the last epoch that was trained.
                 x=[*(step.epochs for step in course), entry.epochs],
                 y=[*heights, heights[-1]],

@@ -6,19 +6,14 @@ left out.
 """
 
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
-import optuna
-from optuna.trial import FrozenTrial, create_trial
 
-from search.founding import DIRECTIONS
-from search.propose_tpe import distributions
+from search.ped_anova import ped_anova
+from search.propose_tpe import distribution
 from search.records import TrialRecord
 from search.standings import at_epoch
 from search.stopping import grace_of, rung_epochs
@@ -174,8 +169,9 @@ def importances(spec: SearchSpec, basis: Basis, objective: int) -> tuple[Importa
         objective: which one.
 
     Source: Watanabe et al., IJCAI 2023 (arXiv 2304.10255) and, for conditional parameters, arXiv
-    2601.20800, by Optuna. It sets the best quarter (at least 5) apart instead of the best tenth,
-    which is too few in a search of some dozens of trials, and a sample of more than 500 trials.
+    2601.20800, as Optuna has it. It sets the best quarter (at least 5) apart instead of the best
+    tenth, which is too few in a search of some dozens of trials, and a sample of more than 500
+    trials.
     """
     counts = {key: len(basis.active(key)) for key in searched(spec)}
     basis = _sampled(basis)
@@ -307,27 +303,16 @@ def _measure(
     spec: SearchSpec, basis: Basis, objective: int, keys: list[str]
 ) -> dict[str, tuple[float, float]]:
     """Importance before scaling, and how often shuffled values give as much."""
-    from optuna.importance import PedAnovaImportanceEvaluator  # brings scikit-learn: a second
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every in-memory study
     values = basis.column(objective)
-    study = optuna.create_study(direction=DIRECTIONS[spec.objectives[objective].mode])
-    for record, value in zip(basis.records, values, strict=True):
-        params = {key: record.params[key] for key in keys if key in record.params}
-        described = distributions(spec.search_space, params)
-        study.add_trial(create_trial(params=params, distributions=described, value=value))
+    params = [{k: r.params[k] for k in keys if k in r.params} for r in basis.records]
+    described = {key: distribution(spec.search_space.domains[key]) for key in keys}
     quantile = max(BEST_SHARE, LEAST_BEST / len(values))
-    evaluate = partial(PedAnovaImportanceEvaluator(target_quantile=quantile).evaluate, study, keys)
     sign = -1.0 if spec.objectives[objective].mode == "max" else 1.0
-    losses = sorted(sign * value for value in values)
-    num_best = sum(loss <= losses[math.ceil(quantile * len(losses)) - 1] for loss in losses)
+    losses = sign * np.asarray(values)
+    best = losses <= np.sort(losses)[math.ceil(quantile * len(losses)) - 1]
     rng = np.random.default_rng(0)  # the same trials always say the same
-    with _known_warnings():
-        found = evaluate()
-        chance = []
-        for _ in range(SHUFFLES):
-            place = rng.permutation(len(values)).tolist()
-            chance.append(evaluate(target=partial(_is_rest, place, num_best)))
+    shuffled = [rng.permutation(len(values)) < best.sum() for _ in range(SHUFFLES)]
+    found, *chance = ped_anova(params, described, [best, *shuffled])
     return {
         key: (
             found[key],
@@ -335,17 +320,3 @@ def _measure(
         )
         for key in keys
     }
-
-
-def _is_rest(place: Sequence[int], num_best: int, trial: FrozenTrial) -> float:
-    """Target of shuffled values: 0 for the best ones."""
-    return float(place[trial.number] >= num_best)
-
-
-@contextmanager
-def _known_warnings() -> Iterator[None]:
-    """Silence what is known: equal values, parameters that exist in one trial less than all."""
-    with warnings.catch_warnings():
-        for text in ("PedAnovaImportanceEvaluator computes", "Target and region", "Some regimes"):
-            warnings.filterwarnings("ignore", text, UserWarning)
-        yield

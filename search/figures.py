@@ -13,13 +13,12 @@ from search.records import TrialRecord
 from search.report_choice import chosen_networks, picks_of
 from search.report_data import history, rates_of, spans
 from search.report_effects import effect_plot, importance_bars, shown_effects
+from search.report_effort import epochs_reached, timeline
 from search.report_figures import (
     Tree,
     best_so_far,
-    epochs_reached,
     layer_rates,
     learning_curves,
-    timeline,
     trade_off,
     trial_words,
     volume_so_far,

@@ -150,9 +150,11 @@ def _chosen(spec: SearchSpec, basis: Basis) -> set[int]:
     fronts: list[list[int]] = []
     # In this order only an earlier trial can beat a later one; who is beaten on a front is beaten
     # on all those before it.
+    # With two objectives, the last one of a front has the least second loss: none but it can.
+    asked = slice(None, None, -1) if len(columns) > 2 else slice(-1, None)
     for i in sorted(range(len(losses)), key=losses.__getitem__):
         at = bisect.bisect_left(
-            fronts, 1, key=lambda f: not any(_beats(losses[j], losses[i]) for j in reversed(f))
+            fronts, 1, key=lambda f: not any(_beats(losses[j], losses[i]) for j in f[asked])
         )
         if at == len(fronts):
             fronts.append([])

@@ -2,7 +2,7 @@
 // Draws the plots when they come into view and makes the table sortable. Without this script, or
 // where a browser cannot unpack plotly, the still drawings and the plain table stay.
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
+  let data = { plots: {}, trials: {} };
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const coarse = matchMedia("(pointer: coarse)");
   const drawn = new Set();
@@ -89,18 +89,25 @@
     return new Response(stream).text();
   };
 
-  const start = async () => {
-    const packed = document.getElementById("plotly");
-    if (!packed || !window.DecompressionStream || !window.IntersectionObserver) return;
+  // Else a slow machine shows nothing until every plot in view is drawn.
+  const pause = () => new Promise((resolve) => {
+    if (document.hidden) setTimeout(resolve);
+    else requestAnimationFrame(() => setTimeout(resolve));
+  });
+
+  const canUnpack = () => Boolean(window.DecompressionStream && window.IntersectionObserver);
+
+  const start = async (library) => {
     const script = document.createElement("script");
-    script.textContent = await unpack(packed.textContent);
+    script.textContent = await library;
     document.head.append(script);
-    packed.remove();
+    document.getElementById("plotly").remove();
+    let queue = Promise.resolve();
     const watcher = new IntersectionObserver((entries) => {
       for (const entry of entries.filter((e) => e.isIntersecting)) {
         watcher.unobserve(entry.target);
         const box = entry.target.querySelector(".live");
-        draw(box).catch((error) => console.error(box.dataset.plot, error));
+        queue = queue.then(() => draw(box)).catch((e) => console.error(box.dataset.plot, e)).then(pause);
       }
     }, { rootMargin: "400px" });
     for (const box of document.querySelectorAll(".live")) {
@@ -110,20 +117,126 @@
     document.documentElement.dataset.ready = "1";
   };
 
-  const interactive = () => {
+  const begin = async () => {
+    const packed = document.getElementById("plotly");
+    const library = packed && canUnpack() ? unpack(packed.textContent) : null;
+    const held = document.getElementById("data");
+    if (held.type === "application/json") data = JSON.parse(held.textContent);
+    else if (canUnpack()) data = JSON.parse(await unpack(held.textContent));
     const table = document.getElementById("trials");
+    if (table) interactive(table);
+    if (library) await start(library);
+  };
+
+  // As the rest of the page writes them: ties go to the even digit.
+  const fixed = (value) => {
+    const text = value.toFixed(2);
+    const isTie = Number.isInteger(value * 8) && (value * 8) % 2 !== 0;
+    return isTie && Number(text.at(-1)) % 2 ? (value - Math.sign(value) * 0.001).toFixed(2) : text;
+  };
+
+  const digits = (value) => {
+    if (value === 0) return "0";
+    let [start, power] = value.toExponential(3).split("e");
+    const isTie = /^-?\d\.\d{3}50*e/.test(value.toExponential(60));
+    if (isTie && Number(start.at(-1)) % 2) {
+      [start, power] = (value * (1 - 1e-6)).toExponential(3).split("e");
+    }
+    const bare = (text) => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
+    if (power >= -4 && power < 4) return bare(Number(`${start}e${power}`).toFixed(3 - power));
+    return `${bare(start)}e${power < 0 ? "-" : "+"}${String(Math.abs(power)).padStart(2, "0")}`;
+  };
+
+  const looks = {
+    rank: String, plain: String, name: (value) => String(value).padStart(5, "0"),
+    percent: fixed, digits,
+  };
+
+  const typed = (text) => {
+    if (text === "–") return null;
+    return text !== "" && Number.isFinite(Number(text)) ? Number(text) : text;
+  };
+
+  const coded = (column, place) => {
+    const found = column.at ? column.values[column.at[place]] : column.values[place];
+    return found ?? null;
+  };
+
+  // A row that lies in the page.
+  const givenRow = (row) => ({
+    id: row.id, state: row.dataset.state, isFront: row.classList.contains("front"),
+    key: (column) => typed(row.cells[column].dataset.v ?? row.cells[column].textContent),
+    text: () => row.textContent,
+    element: () => row,
+  });
+
+  // Rows that are built when they are shown.
+  const builtRows = ({ fates, front, columns }) => {
+    const isFront = new Set(front);
+    const value = (column, place) => {
+      if (column.look === "rank") return place < column.values ? place + 1 : null;
+      return coded(column, place);
+    };
+    const told = (column, place) => {
+      const own = column.look === "told" ? coded(column.texts, place) : value(column, place);
+      if (own === null) return "–";
+      return column.look === "told" || typeof own === "string" ? own : looks[column.look](own);
+    };
+    const count = (columns[1].at ?? columns[1].values).length;
+    return Array.from({ length: count }, (_, place) => {
+      const row = {
+        id: `t${told(columns[1], place)}`, state: coded(fates, place), isFront: isFront.has(place),
+        key: (column) => {
+          const own = value(columns[column], place);
+          return typeof own === "string" ? typed(own) : own;
+        },
+        text: () => {
+          row.words ??= columns.map((column) => told(column, place)).join(" ");
+          return row.words;
+        },
+        element: () => {
+          const line = document.createElement("tr");
+          line.id = row.id;
+          line.dataset.state = row.state;
+          line.classList.toggle("front", row.isFront);
+          columns.forEach((column, index) => {
+            const cell = line.insertCell();
+            cell.textContent = told(column, place);
+            if (index === 2) cell.className = `text ${row.state}`;
+            const own = value(column, place);
+            if (typeof own === "number" && String(own) !== cell.textContent) cell.dataset.v = own;
+          });
+          return line;
+        },
+      };
+      return row;
+    });
+  };
+
+  const interactive = (table) => {
     const body = table.tBodies[0];
     const heads = [...table.tHead.rows[0].cells];
-    const rows = [...body.rows];
+    const rows = data.table ? builtRows(data.table) : [...body.rows].map(givenRow);
+    const pageRows = data.table ? 200 : rows.length;
     const form = document.getElementById("filter");
     const words = document.getElementById("words");
     const state = document.getElementById("state");
     const bestOnly = document.getElementById("best-only");
+    const pager = data.table ? document.getElementById("pager") : null;
+    let order = rows; // as sorted
+    let found = rows; // of them, those that the filter leaves
+    let first = 0; // of them, the first one shown
 
-    const value = (row, column) => {
-      const cell = row.cells[column];
-      const text = cell.dataset.v ?? cell.textContent;
-      return text === "–" ? null : text !== "" && Number.isFinite(Number(text)) ? Number(text) : text;
+    const display = () => {
+      const shown = found.slice(first, first + pageRows);
+      body.replaceChildren(...shown.map((row) => row.element()));
+      if (!pager) return;
+      const [before, after] = pager.querySelectorAll("button");
+      pager.hidden = found.length <= pageRows;
+      before.disabled = first === 0;
+      after.disabled = first + pageRows >= found.length;
+      pager.querySelector("span").textContent =
+        `rows ${first + 1} to ${first + shown.length} of ${found.length}`;
     };
 
     const compare = (a, b) => {
@@ -135,12 +248,15 @@
       const up = heads[column].getAttribute("aria-sort") !== "ascending";
       heads.forEach((head) => head.removeAttribute("aria-sort"));
       heads[column].setAttribute("aria-sort", up ? "ascending" : "descending");
-      const keyed = rows.map((row, place) => ({ row, place, key: value(row, column) }));
+      const keyed = rows.map((row, place) => ({ row, place, key: row.key(column) }));
       keyed.sort((a, b) => {
-        if (a.key === null || b.key === null) return (a.key === null) - (b.key === null);
+        if (a.key === null || b.key === null) {
+          return (a.key === null) - (b.key === null) || a.place - b.place;
+        }
         return (up ? 1 : -1) * compare(a.key, b.key) || a.place - b.place;
       });
-      body.append(...keyed.map((entry) => entry.row));
+      order = keyed.map((entry) => entry.row);
+      filter();
     };
 
     const tests = {
@@ -151,12 +267,12 @@
     // `width=64 accuracy>90 sdt`: comparisons by a part of a column's name, other words as they are.
     const matches = (row, word) => {
       const found = /^([^<>=]+)(<=|>=|<|>|=)(.+)$/.exec(word);
-      if (!found) return row.textContent.toLowerCase().includes(word);
+      if (!found) return row.text().toLowerCase().includes(word);
       const [, name, sign, text] = found;
       const wanted = Number.isFinite(Number(text)) ? Number(text) : text;
       return heads.some((head, column) => {
         if (!head.textContent.toLowerCase().includes(name)) return false;
-        const own = value(row, column);
+        const own = row.key(column);
         if (own === null) return false;
         if (typeof wanted === "number") return typeof own === "number" && tests[sign](own, wanted);
         return sign === "=" && String(own).toLowerCase() === wanted;
@@ -165,24 +281,27 @@
 
     const filter = () => {
       const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
-      let count = 0;
-      for (const row of rows) {
-        row.hidden = (state.value !== "" && row.dataset.state !== state.value)
-          || (bestOnly.checked && !row.classList.contains("front"))
-          || !wanted.every((word) => matches(row, word));
-        count += row.hidden ? 0 : 1;
-      }
-      document.getElementById("shown").value = `${count} of ${rows.length} trials`;
+      found = order.filter((row) => (state.value === "" || row.state === state.value)
+        && (!bestOnly.checked || row.isFront)
+        && wanted.every((word) => matches(row, word)));
+      first = 0;
+      display();
+      document.getElementById("shown").value = `${found.length} of ${rows.length} trials`;
     };
 
     show = (id) => {
-      const row = document.getElementById(id);
-      if (!row) return;
-      if (row.hidden) {
+      if (!rows.some((row) => row.id === id)) return;
+      if (!found.some((row) => row.id === id)) {
         form.reset();
         filter();
       }
-      location.hash = id;
+      const place = found.findIndex((row) => row.id === id);
+      if (place < first || place >= first + pageRows) {
+        first = place - (place % pageRows);
+        display();
+      }
+      if (location.hash === `#${id}`) document.getElementById(id).scrollIntoView();
+      else location.hash = id;
     };
 
     heads.forEach((head, column) => {
@@ -197,11 +316,21 @@
     form.addEventListener("submit", (event) => event.preventDefault());
     document.addEventListener("click", (event) => {
       const link = event.target.closest("a[href]");
-      if (link && /^#t\d+$/.test(link.getAttribute("href"))) show(link.getAttribute("href").slice(1));
+      if (!link || !/^#t\d+$/.test(link.getAttribute("href"))) return;
+      event.preventDefault(); // its row may not lie in the page yet
+      show(link.getAttribute("href").slice(1));
+    });
+    if (data.table) document.getElementById("first-rows").remove();
+    pager?.addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (!button) return;
+      first += button === pager.firstElementChild ? -pageRows : pageRows;
+      display();
+      table.scrollIntoView();
     });
     filter();
+    if (/^#t\d+$/.test(location.hash)) show(location.hash.slice(1));
   };
 
-  if (document.getElementById("trials")) interactive();
-  start().catch((error) => console.error(error));
+  begin().catch((error) => console.error(error));
 })();

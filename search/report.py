@@ -1,22 +1,31 @@
 """One self-contained HTML file that says what a search found and which network to pick."""
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from search import report_effort as effort_plots
 from search import report_figures as live_plots
 from search import report_plots as plots
 from search.insight import Insight
 from search.records import TrialRecord
 from search.report_choice import Pick, chosen_networks, headline, link, picks_of
-from search.report_data import history, rates_of, report_tree, spans
+from search.report_data import (
+    Moment,
+    history,
+    json_text,
+    rates_of,
+    report_tree,
+    spans,
+    turns,
+)
 from search.report_figures import Tree, trial_words
 from search.report_insight import insight_section
 from search.report_page import page
 from search.report_parallel import parallel
 from search.report_plots import figure, label, quantity, short
+from search.report_sample import Shown, shown_trials
 from search.report_table import (
     epochs_table,
     facts,
@@ -25,8 +34,9 @@ from search.report_table import (
     rates_table,
     trials_table,
 )
-from search.results import ObjectiveLike, StoppingCheck, pareto, saved_epochs
+from search.results import ObjectiveLike, StoppingCheck, pareto, rows, saved_epochs
 from search.tracking_uri import redact
+from spaces.redaction import redactor
 from trainables.files import write_atomically
 
 _STATE_WORDS = {
@@ -73,6 +83,10 @@ def write_report(
     """
     front = pareto(records, objectives)
     picks = picks_of(front, objectives)
+    moments = history(records, objectives)
+    shown = shown_trials(records, front, moments)
+    ranked = rows(records, objectives)
+    table, columns = trials_table(records, objectives, ranked)
     live: dict[str, Tree] = {}
     body = [
         f'<p class="eyebrow">Spiketune report · {escape(redact(title))}</p>',
@@ -80,18 +94,19 @@ def write_report(
         f'<p class="lead">{_summary(records, objectives, full_epochs)} {escape(stopping_note)}</p>',
         _still_running(title, runs_option) if running else "",
         _cards(picks, objectives),
-        _plots(records, objectives, picks, live),
+        _plots(records, objectives, picks, moments, shown, live),
         insight_section(insight, live) if insight else "",
         _effort(records, full_epochs, stopping_note, live),
         _rates(chosen_networks(picks, front), live),
         "<h2>All trials</h2>",
         '<p class="lead">Tinted rows: no other trial beats them.</p>' if front else "",
-        trials_table(records, objectives),
+        table,
         "<h2>How to reproduce</h2>",
         networks(title, chosen_networks(picks, front), objectives, runs_option),
         facts(info),
     ]
-    words = {r.number: trial_words(r, objectives) for r in records}
+    hide = redactor()
+    words = {r.number: trial_words(r, objectives, hide) for r in shown.records}
     tree = report_tree(
         title,
         info,
@@ -102,11 +117,11 @@ def write_report(
         insight,
         runs_option,
         running=running,
+        moments=moments,
+        table=ranked,
     )
-    write_atomically(
-        path.with_suffix(".json"), (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode()
-    )
-    write_atomically(path, page(title, "\n".join(body), live, words).encode())
+    write_atomically(path.with_suffix(".json"), json_text(tree).encode())
+    write_atomically(path, page(title, "\n".join(body), live, words, columns).encode())
     return tree
 
 
@@ -165,33 +180,34 @@ def _plots(
     records: Sequence[TrialRecord],
     objectives: Sequence[ObjectiveLike],
     picks: Sequence[Pick],
+    moments: Sequence[Moment],
+    shown: Shown,
     live: dict[str, Tree],
 ) -> str:
     if not picks:
         return ""
     best = picks[0][1].number
-    moments = history(records, objectives)
-    live["curves"] = live_plots.learning_curves(records, objectives, best)
-    live["best"] = live_plots.best_so_far(records, objectives, moments)
+    live["curves"] = live_plots.learning_curves(shown.records, objectives, best)
+    live["best"] = live_plots.best_so_far(shown.records, objectives, moments)
     parts = [
         figure(
             "Learning curves",
-            "One line a trial.",
-            plots.learning_curves(records, objectives, best),
+            f"One line a trial. {shown.note}",
+            plots.learning_curves(shown.records, objectives, best),
             _key("best", ("failed", "failed")),
             "curves",
         ),
         figure(
             "Best so far",
             f"The line {'rises' if objectives[0].mode == 'max' else 'falls'} to each new best; "
-            "flat at the end: more trials would add little.",
-            plots.best_so_far(records, objectives),
+            f"flat at the end: more trials would add little. {shown.note}",
+            plots.best_so_far(shown.records, objectives),
             _key("best so far"),
             "best",
         ),
     ]
     if len(objectives) > 1:
-        live["volume"] = live_plots.volume_so_far(moments)
+        live["volume"] = live_plots.volume_so_far(moments if shown.is_whole else turns(moments))
         volume = next((m.hypervolume for m in moments[::-1] if m.hypervolume is not None), 0.0)
         parts.append(
             figure(
@@ -202,21 +218,22 @@ def _plots(
                 "volume",
             )
         )
-    first = _first_plot(records, objectives, [record.number for _, record in picks], live)
+    first = _first_plot(shown, objectives, [record.number for _, record in picks], live)
     progress = "".join(parts[1:])
     return (
         f'{first}{parts[0]}<div class="plots">{progress}</div>'
-        f"{_parallel(records, objectives, live)}"
+        f"{_parallel(records, objectives, shown, live)}"
     )
 
 
 def _first_plot(
-    records: Sequence[TrialRecord],
+    shown: Shown,
     objectives: Sequence[ObjectiveLike],
     picks: Sequence[int],
     live: dict[str, Tree],
 ) -> str:
     nouns = [label(o.metric).split(" (")[0] for o in objectives]
+    records = shown.records
     if len(objectives) == 1 and not any("params_m" in r.last for r in records):
         return ""
     live["front"] = live_plots.trade_off(records, objectives, picks)
@@ -225,14 +242,14 @@ def _first_plot(
             f"{nouns[0]} against {nouns[1].lower()}",
             "No trial is better than a green one in one respect without being worse in another. "
             "Trials stopped far below are left out (a double click shows them). A click on a point "
-            "leads to its row.",
+            f"leads to its row. {shown.note}",
             plots.trade_off(records, objectives, picks),
             _key("Pareto front"),
             "front",
         )
     return figure(
         f"{nouns[0]} against size",
-        "What more parameters buy. A click on a point leads to its row.",
+        f"What more parameters buy. A click on a point leads to its row. {shown.note}",
         plots.against_size(records, objectives),
         _key("best"),
         "front",
@@ -240,16 +257,19 @@ def _first_plot(
 
 
 def _parallel(
-    records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike], live: dict[str, Tree]
+    records: Sequence[TrialRecord],
+    objectives: Sequence[ObjectiveLike],
+    shown: Shown,
+    live: dict[str, Tree],
 ) -> str:
-    tree = parallel(records, objectives)
+    tree = parallel(records, objectives, {record.number for record in shown.records})
     if tree is None:
         return ""
     live["parallel"] = tree
     return figure(
         "All parameters at once",
         "One line a trial, from its parameters to what came of them; a name above the plot hides "
-        "or shows its lines.",
+        f"or shows its lines. {shown.note}",
         '<p>The table of <a href="#trials">all trials</a> says the same.</p>',
         "",
         "parallel",
@@ -265,8 +285,13 @@ def _effort(
     """Where epochs and time went."""
     if not any(r.epochs for r in records):
         return ""
-    live["epochs"] = live_plots.epochs_reached(records, full_epochs)
-    live["timeline"] = live_plots.timeline(spans(records))
+    live["epochs"] = effort_plots.epochs_reached(records, full_epochs)
+    bars = spans(records)
+    live["timeline"] = effort_plots.timeline(bars)
+    joined = (
+        f"{len(bars):,} attempts are too many to tell apart: a bar is those of a lane that are "
+        "close together, in the colour of the fate that most of them had."
+    )
     epochs = figure(
         "Epochs",
         f"Trials that trained each epoch. {_saving(records, full_epochs)} {stopping_note}".strip(),
@@ -276,7 +301,8 @@ def _effort(
     )
     timeline = figure(
         "Timeline",
-        "One bar an attempt of a trial, in as many lanes as ran at once.",
+        "One bar an attempt of a trial, in as many lanes as ran at once."
+        + (f" {joined}" if effort_plots.are_joined(bars) else ""),
         '<p>The table of <a href="#trials">all trials</a> has each one\'s attempts and time.</p>',
         "",
         "timeline",

@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,11 +17,11 @@ from search.report_choice import Pick, headline, picks_of
 from search.results import (
     ObjectiveLike,
     StoppingCheck,
-    beats,
     hypervolume,
     pareto,
     rows,
     saved_epochs,
+    still_leading,
     values,
     worst,
 )
@@ -83,24 +84,36 @@ def history(
     reference, modes = worst(records, objectives), [o.mode for o in objectives]
     better = max if objectives[0].mode == "max" else min
     ended = sorted(
-        ((_known_s(r), r.number, r) for r in records if values(r, objectives) is not None),
-        key=lambda entry: entry[:2],
+        (_known_s(r), r.number, found)
+        for r in records
+        if (found := values(r, objectives)) is not None
     )
     moments: list[Moment] = []
-    front: list[TrialRecord] = []
+    front: list[tuple[float, ...]] = []
     volume = None
-    for time_s, number, record in ended:
-        beaten = beats(record, front, objectives)
-        if beaten is not None:
-            gone = {r.number for r in beaten}
-            front = [r for r in front if r.number not in gone] + [record]
-            if len(objectives) > 1:
-                points = [values(r, objectives) or () for r in front]
-                volume = hypervolume(points, reference, modes)
-        value = (values(record, objectives) or ())[0]
-        best = better(value, moments[-1].best) if moments else value
-        moments.append(Moment(time_s - start_s, number, value, best, volume))
+    for time_s, number, found in ended:
+        left = still_leading(front, found, modes)
+        if left is not None:
+            front = [*left, found]
+            volume = hypervolume(front, reference, modes) if len(objectives) > 1 else None
+        best = better(found[0], moments[-1].best) if moments else found[0]
+        moments.append(Moment(time_s - start_s, number, found[0], best, volume))
     return tuple(moments)
+
+
+def turns(moments: Sequence[Moment]) -> list[Moment]:
+    """The moments at which the best value or the hypervolume changed, and the last one.
+
+    A line through them is the line through all.
+    """
+    found: list[Moment] = []
+    for moment in moments:
+        last = found[-1] if found else None
+        if last is None or (last.best, last.hypervolume) != (moment.best, moment.hypervolume):
+            found.append(moment)
+    if found and found[-1] is not moments[-1]:
+        found.append(moments[-1])
+    return found
 
 
 def spans(records: Sequence[TrialRecord]) -> tuple[Span, ...]:
@@ -176,6 +189,8 @@ def report_tree(
     runs_option: str = "",
     *,
     running: bool = False,
+    moments: Sequence[Moment] | None = None,
+    table: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """What `report.json` holds: the report's numbers in full precision, without secrets.
 
@@ -189,16 +204,19 @@ def report_tree(
         insight: what mattered; None with too few trials.
         runs_option: what commands need beside the name to find the search.
         running: whether a driver still runs it.
+        moments: its history, where it is known already.
+        table: its rows, likewise.
     """
+    moments = history(records, objectives) if moments is None else moments
     front = pareto(records, objectives)
     picks = picks_of(front, objectives)
-    table = rows(records, objectives)
-    by_number = {row["number"]: row for row in table}
+    table = rows(records, objectives) if table is None else table
+    by_number = {row["number"]: dict(row) for row in table}
     for record in records:
         by_number[record.number] |= {
             "started_s": record.started_s,
             "ended_s": record.ended_s,
-            "attempts": [asdict(attempt) for attempt in record.attempts],
+            "attempts": [{**vars(attempt)} for attempt in record.attempts],
             "hosts": record.hosts,
         }
     spent, full = saved_epochs(records, full_epochs or 0)
@@ -208,7 +226,7 @@ def report_tree(
         "running": running,
         "info": dict(info),
         "objectives": [{"metric": o.metric, "mode": o.mode} for o in objectives],
-        "headline": plain_headline(records, objectives),
+        "headline": _plain(headline(picks, front, objectives)),
         "picks": [{"why": why, "trial": record.number} for why, record in picks],
         "pareto": [
             by_number[record.number]
@@ -223,9 +241,9 @@ def report_tree(
         "savings": saved if full_epochs else None,
         "stopping_check": None if check is None else asdict(check),
         "hypervolume_reference": list(worst(records, objectives)),
-        "history": [asdict(moment) for moment in history(records, objectives)],
+        "history": [{**vars(moment)} for moment in moments],
         "insight": insight.tree() if insight else None,
-        "trials": table,
+        "trials": list(by_number.values()),
     }
     shown: dict[str, Any] = _without_secrets(tree, cache(redactor()))
     return shown
@@ -234,7 +252,24 @@ def report_tree(
 def plain_headline(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> str:
     """Which network to pick, in a sentence without markup."""
     front = pareto(records, objectives)
-    return unescape(sub(r"<[^>]*>", "", headline(picks_of(front, objectives), front, objectives)))
+    return _plain(headline(picks_of(front, objectives), front, objectives))
+
+
+def json_text(tree: Mapping[str, Any]) -> str:
+    """A tree as JSON, a trial or a moment a line: for people, and for line-wise tools."""
+    parts = []
+    for key, value in tree.items():
+        if isinstance(value, list) and value:
+            lines = ",\n  ".join(json.dumps(item, allow_nan=False) for item in value)
+            text = f"[\n  {lines}\n ]"
+        else:
+            text = json.dumps(value, allow_nan=False)
+        parts.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _plain(markup: str) -> str:
+    return unescape(sub(r"<[^>]*>", "", markup))
 
 
 def _layers(networks: Sequence[list[str]]) -> list[str]:
@@ -250,13 +285,17 @@ def _layers(networks: Sequence[list[str]]) -> list[str]:
 
 def _without_secrets(value: Any, hide: Callable[[str], str]) -> Any:
     """The tree with no secrets and no infinities."""
-    if isinstance(value, str):
+    kind = type(value)
+    # Most of a large search are plain numbers: they are to cost nothing.
+    if kind is float:
+        return value if math.isfinite(value) else None
+    if kind is str:
         return hide(value)
-    if isinstance(value, Mapping):
+    if kind is dict or isinstance(value, Mapping):
         return {hide(str(key)): _without_secrets(item, hide) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if kind is list or isinstance(value, tuple):
         return [_without_secrets(item, hide) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return value
 
 
 def _attempts(record: TrialRecord) -> Sequence[Attempt]:

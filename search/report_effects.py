@@ -4,11 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import plotly.graph_objects as go
-
 from search.effects import CLEAR, Effect, Group, Importance, doubt
 from search.insight import Finding
-from search.report_figures import Tree, colour, drawn, plain
+from search.report_figures import Tree, bar, colour, drawn, plain, scatter
 from search.report_plots import label
 
 _NAME_CHARS, _VALUE_CHARS = 30, 14
@@ -18,7 +16,7 @@ def importance_bars(importances: Sequence[Importance]) -> Tree:
     """Each parameter's share, greatest on top; what may be chance is coloured apart."""
     sure = [row.p_value is not None and row.p_value <= CLEAR for row in importances]
     texts = [doubt(row) if row.share is None else f"{row.share:.0%}" for row in importances]
-    bars = go.Bar(
+    bars = bar(
         orientation="h",
         x=[row.share or 0.0 for row in importances],
         y=list(range(len(importances))),
@@ -59,7 +57,7 @@ def effect_plot(effect: Effect, metric: str) -> Tree:
         plain(group.value if listed else f"{group.low!r} to {group.high!r}", 2 * _NAME_CHARS)
         for group in groups
     ]
-    means = go.Scatter(
+    means = scatter(
         x=list(range(len(groups))) if listed else [middle(group, effect) for group in groups],
         y=[group.mean for group in groups],
         error_y={

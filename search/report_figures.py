@@ -4,18 +4,17 @@ What is pointed at is named by `customdata`, a trial's number: the page has its 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-import plotly.graph_objects as go
-
 from search.records import TrialRecord
-from search.report_data import STATES, Moment, Span
+from search.report_data import STATES, Moment, turns
 from search.report_plots import label, number, quantity, short
 from search.results import ObjectiveLike, pareto
+from search.svg import log_ticks
 from search.tracking_uri import redact
-from search.wording import duration, printable
+from search.wording import printable
 from spaces.problems import shorten
 
 Tree = dict[str, Any]
@@ -30,7 +29,6 @@ MARKS = {"finished": "circle", "stopped": "triangle-down", "paused": "diamond"}
 _MOST_POINTS = 4_000  # of all learning curves together
 _LEAST_A_CURVE = 6
 _LOG_RATIO = 8
-_MOST_TICKS = 5
 _MOST_SQUEEZED = 3.0
 _LABEL_CHARS = 40
 _HOUR_S = 3600.0
@@ -46,23 +44,34 @@ def plain(value: object, num_chars: int = _LABEL_CHARS) -> str:
     return escape(shorten(redact(printable(value)), num_chars), quote=False)
 
 
-def drawn(traces: Sequence[Any], height: int, **layout: Any) -> Tree:
-    """A figure as a tree; its looks are left to the page."""
+def drawn(traces: Sequence[Tree], height: int, **layout: Any) -> Tree:
+    """A figure as plotly.js takes it; its looks are left to the page."""
     base: Tree = {
-        # Else plotly.py puts its own template of some kilobytes into every figure.
-        "template": go.layout.Template(),
         "height": height,
         "margin": {"l": 56, "r": 14, "t": 30, "b": 46},
         "hovermode": "closest",
         "legend": {"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
     }
-    tree: Tree = go.Figure(list(traces), {**base, **layout}).to_plotly_json()
-    tree["layout"].pop("template", None)
-    return tree
+    return {"data": list(traces), "layout": {**base, **layout}}
 
 
-def trial_words(record: TrialRecord, objectives: Sequence[ObjectiveLike]) -> str:
-    """What is shown where a trial is pointed at."""
+# Plotly's own classes look at each value of each trace: seconds for a large search.
+def scatter(**fields: Any) -> Tree:
+    """A trace of points or lines."""
+    return {**fields, "type": "scatter"}
+
+
+def bar(**fields: Any) -> Tree:
+    """A trace of bars."""
+    return {**fields, "type": "bar"}
+
+
+def trial_words(
+    record: TrialRecord,
+    objectives: Sequence[ObjectiveLike],
+    hide: Callable[[str], str] = redact,
+) -> str:
+    """What is shown where a trial is pointed at, its secrets hidden."""
     why = "" if record.reason in ("", "completed", record.state) else f" ({record.reason})"
     lines = [printable(f"{record.state}{why}, {len(record.epochs)} epochs")]
     lines += [
@@ -71,8 +80,7 @@ def trial_words(record: TrialRecord, objectives: Sequence[ObjectiveLike]) -> str
         if o.metric in record.last
     ]
     lines += [f"{printable(short(k))} {printable(v)}" for k, v in record.params.items()]
-    # Secrets are looked for once a trial: each look reads the whole environment.
-    shown = [shorten(line, 2 * _LABEL_CHARS) for line in redact("\n".join(lines)).split("\n")]
+    shown = [shorten(line, 2 * _LABEL_CHARS) for line in hide("\n".join(lines)).split("\n")]
     return f"<b>{record.name}</b> " + "<br>".join(escape(line, quote=False) for line in shown)
 
 
@@ -94,7 +102,7 @@ def trade_off(
     line = sorted((points[r.number], r.number) for r in front)
     is_line = len(objectives) == 2  # a front over more axes is no line in this plane
     traces.append(
-        go.Scatter(
+        scatter(
             x=[point[0] for point, _ in line],
             y=[point[1] for point, _ in line],
             customdata=[n for _, n in line],
@@ -147,7 +155,7 @@ def learning_curves(
             numbers += [record.number] * len(curve) + [None]
         if any(x is not None for x in xs):
             traces.append(
-                go.Scatter(
+                scatter(
                     x=xs[:-1],
                     y=ys[:-1],
                     customdata=numbers[:-1],
@@ -169,13 +177,21 @@ def learning_curves(
 def best_so_far(
     records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike], moments: Sequence[Moment]
 ) -> Tree:
-    """The first objective's best value over the time at which trials ended."""
-    unit_s, unit = _unit(moments[-1].time_s if moments else 0.0)
+    """The first objective's best value over the time at which trials ended.
+
+    Args:
+        records: the trials whose points are drawn; of fewer than all, the line has its turns only.
+        objectives: what was searched for, the first one leading.
+        moments: the search's history.
+    """
+    unit_s, unit = time_unit(moments[-1].time_s if moments else 0.0)
     points = {m.trial: (m.time_s / unit_s, m.value) for m in moments}
     by_number = {r.number: r for r in records}
-    traces = _scatters([by_number[m.trial] for m in moments], points)
-    traces.append(_steps(moments, unit_s, [m.best for m in moments], "best so far"))
-    shown = [m.value for m in moments if by_number[m.trial].state == "finished"]
+    drawn_ones = [by_number[m.trial] for m in moments if m.trial in by_number]
+    traces = _scatters(drawn_ones, points)
+    course = moments if len(drawn_ones) == len(moments) else turns(moments)
+    traces.append(_steps(course, unit_s, [m.best for m in course], "best so far"))
+    shown = [points[r.number][1] for r in drawn_ones if r.state == "finished"]
     return drawn(
         traces,
         380,
@@ -186,65 +202,11 @@ def best_so_far(
 
 def volume_so_far(moments: Sequence[Moment]) -> Tree:
     """The hypervolume of the Pareto front over time."""
-    unit_s, unit = _unit(moments[-1].time_s if moments else 0.0)
+    unit_s, unit = time_unit(moments[-1].time_s if moments else 0.0)
     volumes = [m.hypervolume for m in moments]
     traces = [_steps(moments, unit_s, volumes, "hypervolume", shown_in_legend=False)]
     return drawn(
         traces, 380, xaxis=axis(f"Time since the start ({unit})"), yaxis=axis("Hypervolume")
-    )
-
-
-def epochs_reached(records: Sequence[TrialRecord], full_epochs: int | None) -> Tree:
-    """How many trials trained each epoch, by what became of them, and what stopping left out."""
-    longest = max([full_epochs or 0, *(len(r.epochs) for r in records)])
-    epochs = list(range(1, longest + 1))
-    traces = []
-    for state in STATES:
-        lengths = [len(r.epochs) for r in records if r.state == state]
-        if any(lengths):
-            counts = [sum(length >= epoch for length in lengths) for epoch in epochs]
-            traces.append(_bars(epochs, counts, WORDS[state], colour(state)))
-    ended = [len(r.epochs) for r in records if r.state in ("finished", "stopped")]
-    left = [sum(length < epoch for length in ended) for epoch in epochs]
-    if full_epochs and any(left):
-        traces.append(_bars(epochs, left, "left out", colour("grid")))
-    layout = {"barmode": "stack", "bargap": 0.08}
-    return drawn(traces, 340, xaxis=axis("Epoch"), yaxis=axis("Trials"), **layout)
-
-
-def timeline(bars: Sequence[Span]) -> Tree:
-    """Every attempt from its start to its end, in as many lanes as ran at once."""
-    unit_s, unit = _unit(max((bar.end_s for bar in bars), default=0.0))
-    traces = []
-    for state in STATES:
-        own = [bar for bar in bars if bar.fate == state]
-        if own:
-            traces.append(
-                go.Bar(
-                    orientation="h",
-                    base=[bar.start_s / unit_s for bar in own],
-                    x=[(bar.end_s - bar.start_s) / unit_s for bar in own],
-                    y=[bar.lane + 1 for bar in own],
-                    customdata=[bar.trial for bar in own],
-                    text=[_attempt_words(bar) for bar in own],
-                    textposition="none",
-                    name=WORDS[state],
-                    marker={
-                        "color": colour(state),
-                        "opacity": 0.8,
-                        "line": {"width": 1, "color": colour("panel")},
-                    },
-                    hovertemplate="%{text}<br>%{hovertext}<extra></extra>",
-                )
-            )
-    lanes = max((bar.lane + 1 for bar in bars), default=1)
-    return drawn(
-        traces,
-        min(640, max(340, 130 + 26 * lanes)),
-        barmode="overlay",
-        bargap=0.15,
-        xaxis=axis(f"Time since the start ({unit})"),
-        yaxis=axis("Lane") | {"dtick": max(1, lanes // 8), "autorange": "reversed"},
     )
 
 
@@ -257,7 +219,7 @@ def layer_rates(chosen: Sequence[tuple[str, Mapping[str, float]]], layers: Seque
     """
     names = ("front", "finished", "stopped", "paused", "failed", "quiet")
     traces = [
-        go.Scatter(
+        scatter(
             x=[rates.get(layer) for layer in layers],
             y=list(range(len(layers))),
             mode="lines+markers",
@@ -284,14 +246,14 @@ def layer_rates(chosen: Sequence[tuple[str, Mapping[str, float]]], layers: Seque
 
 def _scatters(
     records: Sequence[TrialRecord], points: Mapping[int, tuple[float, float]]
-) -> list[Any]:
+) -> list[Tree]:
     """Faint points, one trace a fate."""
     found = []
     for state, mark in MARKS.items():
         own = [r for r in records if r.state == state]
         if own:
             found.append(
-                go.Scatter(
+                scatter(
                     x=[points[r.number][0] for r in own],
                     y=[points[r.number][1] for r in own],
                     customdata=[r.number for r in own],
@@ -311,8 +273,8 @@ def _steps(
     name: str,
     *,
     shown_in_legend: bool = True,
-) -> Any:
-    return go.Scatter(
+) -> Tree:
+    return scatter(
         x=[m.time_s / unit_s for m in moments],
         y=list(heights),
         customdata=[m.trial for m in moments],
@@ -325,32 +287,11 @@ def _steps(
     )
 
 
-def _bars(xs: Sequence[int], heights: Sequence[int], name: str, fill: str) -> Any:
-    return go.Bar(
-        x=list(xs),
-        y=list(heights),
-        name=name,
-        marker={"color": fill, "opacity": 0.8},
-        hovertemplate="epoch %{x}: %{y} trials",
-    )
-
-
 def axis(title: str, *, log: bool = False) -> Tree:
     """An axis with its name."""
     # Plotly's own format writes 0.0003 mJ as 300μ.
     tree: Tree = {"title": {"text": plain(title)}, "tickformat": "~g", "automargin": True}
     return tree | {"type": "log"} if log else tree
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Up to five round values on a logarithmic axis, whose own labels run into each other."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1, 2, 5), (1, 3), (1,)):
-        ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
-        ticks = [tick for tick in ticks if low * 0.8 <= tick <= high * 1.25]
-        if len(ticks) <= _MOST_TICKS:
-            return ticks
-    return ticks[:: -(-len(ticks) // _MOST_TICKS)]
 
 
 def focus(heights: Sequence[float], every: Sequence[float]) -> Tree:
@@ -374,15 +315,9 @@ def _curve(record: TrialRecord, metric: str, most: int) -> list[tuple[int, float
     return points[:-1:stride] + points[-1:]
 
 
-def _unit(seconds: float) -> tuple[float, str]:
+def time_unit(seconds: float) -> tuple[float, str]:
+    """Seconds of the unit that a time is told in, and its name."""
     return (_HOUR_S, "hours") if seconds > 1.5 * _HOUR_S else (60.0, "minutes")
-
-
-def _attempt_words(bar: Span) -> str:
-    took = duration(bar.end_s - bar.start_s)
-    of = f"attempt {bar.attempt} of {bar.of}, " if bar.of > 1 else ""
-    why = f": {plain(bar.reason)}" if bar.reason and bar.of > 1 else ""
-    return f"{of}{took}{why}"
 
 
 def cell(metric: str, value: float) -> str:

@@ -1,28 +1,21 @@
 """The report's part on what mattered and what to search next."""
 
-from collections.abc import Sequence
 from html import escape
-
-from matplotlib.axes import Axes
-from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    MaxNLocator,
-    NullFormatter,
-    PercentFormatter,
-)
 
 from search.effects import CLEAR, Effect, doubt
 from search.insight import Finding, Insight
 from search.report_effects import effect_plot, importance_bars, middle, shown_effects
 from search.report_figures import Tree
-from search.report_plots import COLOURS, figure, label, svg
+from search.report_plots import figure, label
+from search.svg import Plot, Scale, scale_of
 from search.tracking_uri import redact
 from search.wording import printable
 from spaces.problems import shorten
 
 _ROW_IN = 0.3  # height of a bar
 _KEY_CHARS, _VALUE_CHARS = 30, 14
+_WIDTH_IN, _EFFECT_IN = 5.2, (3.4, 2.3)
+_ROOM = 0.2  # above and below what an effect spans
 
 
 def insight_section(insight: Insight, live: dict[str, Tree]) -> str:
@@ -67,29 +60,23 @@ def _finding(finding: Finding, index: int, live: dict[str, Tree]) -> str:
 
 def _drawn(name: str, finding: Finding) -> str:
     rows = finding.importances[::-1]
-
-    def draw(axes: Axes) -> None:
-        shares = [row.share or 0.0 for row in rows]
-        sure = [row.p_value is not None and row.p_value <= CLEAR for row in rows]
-        colours = [COLOURS["front" if clear else "stopped"] for clear in sure]
-        axes.barh(range(len(rows)), shares, color=colours, height=0.62)
-        _ticks(axes, [_name(row.parameter, _KEY_CHARS) for row in rows], horizontal=False)
-        for place, row in enumerate(rows):
-            text = doubt(row) if row.share is None else f"{row.share:.0%}"
-            axes.annotate(
-                text,
-                (shares[place], place),
-                (4, 0),
-                textcoords="offset points",
-                va="center",
-                color=COLOURS["quiet"],
-                fontsize=9,
-            )
-        axes.set_xlim(0.0, 1.12 * max([*shares, 0.1]))
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.grid(visible=False, axis="y")
-
-    return svg(name, 0.6 + _ROW_IN * len(rows), draw)
+    shares = [row.share or 0.0 for row in rows]
+    x, y = Scale(0.0, 1.12 * max([*shares, 0.1])), Scale(-0.5, len(rows) - 0.5)
+    plot = Plot(
+        name,
+        (_WIDTH_IN, 0.6 + _ROW_IN * len(rows)),
+        x,
+        y,
+        [(share, f"{share:.0%}") for share, _ in x.ticks()],
+        [(place, _name(row.parameter, _KEY_CHARS)) for place, row in enumerate(rows)],
+        rows=True,
+    )
+    for place, row in enumerate(rows):
+        clear = row.p_value is not None and row.p_value <= CLEAR
+        plot.bar(place, shares[place], 0.62, "front" if clear else "stopped")
+        text = doubt(row) if row.share is None else f"{row.share:.0%}"
+        plot.write((shares[place], place), text, "quiet", (4.0, 3.0), "start", 9.0)
+    return plot.svg()
 
 
 def _effect(name: str, effect: Effect, ylabel: str) -> str:
@@ -97,48 +84,30 @@ def _effect(name: str, effect: Effect, ylabel: str) -> str:
     listed = groups[0].low is None
     xs = [float(i) for i in range(len(groups))] if listed else [middle(g, effect) for g in groups]
     means = [group.mean or 0.0 for group in groups]
-    errors = [group.error or 0.0 for group in groups]
-
-    def draw(axes: Axes) -> None:
-        if listed:
-            axes.errorbar(xs, means, errors, fmt="o", ms=5, lw=1.4, color=COLOURS["finished"])
-            names = [_name(g.value, _VALUE_CHARS) for g in groups]
-            _ticks(axes, names, horizontal=True)
-            axes.set_xlim(-0.5, len(groups) - 0.5)
-        else:
-            ends = list(zip(means, errors, strict=True))
-            band = [m - e for m, e in ends], [m + e for m, e in ends]
-            axes.fill_between(xs, *band, color=COLOURS["finished"], alpha=0.18, linewidth=0)
-            axes.plot(xs, means, "o-", ms=4, lw=1.4, color=COLOURS["finished"])
-            if effect.log:
-                axes.set_xscale("log")
-                # Matplotlib's own ticks write over each other below a decade.
-                axes.xaxis.set_major_locator(FixedLocator([xs[0], xs[len(xs) // 2], xs[-1]]))
-                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
-                axes.xaxis.set_minor_formatter(NullFormatter())
-        for x, mean, error, group in zip(xs, means, errors, groups, strict=True):
-            axes.annotate(
-                str(group.trials),
-                (x, mean + error),
-                (0, 3),
-                textcoords="offset points",
-                ha="center",
-                color=COLOURS["quiet"],
-                fontsize=8,
-            )
-        axes.margins(y=0.2)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.set_ylabel(ylabel)
-
-    return svg(name, 2.3, draw, width_in=3.4)
+    ends = [(mean - (g.error or 0.0), mean + (g.error or 0.0))
+            for mean, g in zip(means, groups, strict=True)]  # fmt: skip
+    x = Scale(-0.5, len(groups) - 0.5) if listed else scale_of(xs, log=effect.log)
+    y = scale_of([end for pair in ends for end in pair], margin=_ROOM)
+    x_ticks = x.ticks(most=5)
+    if listed:
+        x_ticks = [(at, _name(g.value, _VALUE_CHARS)) for at, g in zip(xs, groups, strict=True)]
+    elif effect.log:
+        # A few ranges span too little for round values.
+        x_ticks = [(at, f"{at:.2g}") for at in sorted({xs[0], xs[len(xs) // 2], xs[-1]})]
+    plot = Plot(name, _EFFECT_IN, x, y, x_ticks, y.ticks(most=4), ("", ylabel))
+    if listed:
+        for at, (low, high) in zip(xs, ends, strict=True):
+            plot.line([(at, low), (at, high)], "finished", 1.4)
+    else:
+        lows = [(at, low) for at, (low, _) in zip(xs, ends, strict=True)]
+        highs = [(at, high) for at, (_, high) in zip(xs, ends, strict=True)]
+        plot.area([*lows, *reversed(highs)], "finished", 0.18)
+        plot.line(zip(xs, means, strict=True), "finished", 1.4)
+    plot.dots(list(zip(xs, means, strict=True)), "finished", 4.5, 1.0)
+    for at, (_, high), group in zip(xs, ends, groups, strict=True):
+        plot.write((at, high), str(group.trials), "quiet", (0.0, -3.0), "middle", 8.0)
+    return plot.svg()
 
 
 def _name(value: object, num_chars: int) -> str:
     return shorten(redact(printable(value)), num_chars)
-
-
-def _ticks(axes: Axes, names: Sequence[str], *, horizontal: bool) -> None:
-    """Name the places of an axis with text as it is: no mathematics, any alphabet."""
-    axis = axes.xaxis if horizontal else axes.yaxis
-    axis.set_ticks(range(len(names)))
-    axis.set_ticklabels(names, parse_math=False)

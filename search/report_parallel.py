@@ -5,13 +5,11 @@ Drawn as plain lines: plotly's own kind needs WebGL, which many a browser on a s
 
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import plotly.graph_objects as go
-
 from search.records import TrialRecord
-from search.report_figures import Tree, colour, drawn, plain
+from search.report_figures import Tree, colour, drawn, plain, scatter
 from search.report_plots import label, number, short
 from search.results import ObjectiveLike, pareto, rank
 
@@ -40,23 +38,30 @@ class Group:
     members: Set[int]
 
 
-def parallel(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> Tree | None:
+def parallel(
+    records: Sequence[TrialRecord],
+    objectives: Sequence[ObjectiveLike],
+    shown: Set[int] | None = None,
+) -> Tree | None:
     """A line a trial; None where nothing differs.
 
     Args:
         records: every trial.
         objectives: what was searched for; they are the last axes.
+        shown: numbers of the trials that are drawn; None for all.
     """
     ranked = rank(records, objectives)
     front = {r.number for r in pareto(records, objectives)}
     quarter = {r.number for r in ranked[: max(1, len(ranked) // 4)]} - front
     rest = {r.number for r in ranked} - front - quarter
     name = "Pareto front" if len(objectives) > 1 else "best"
-    groups = (
+    groups: tuple[Group, ...] = (
         Group("others", colour("quiet"), 1.0, 0.3, rest),
         Group("best quarter", colour("finished"), 1.4, 0.7, quarter),
         Group(name, colour("front"), 2.2, 0.9, front),
     )
+    if shown is not None:
+        groups = tuple(replace(group, members=group.members & shown) for group in groups)
     keys = list(dict.fromkeys(key for r in ranked for key in r.params))
     return lines_of(ranked, keys, objectives, groups)
 
@@ -131,7 +136,7 @@ def _lines(group: Group, records: Sequence[TrialRecord], axes: Sequence[_Axis]) 
         xs += [i for i, _ in there] + [None]
         ys += [round(height, 4) for _, height in there] + [None]
         numbers += [record.number] * len(there) + [None]
-    return go.Scatter(
+    return scatter(
         x=xs[:-1],
         y=ys[:-1],
         customdata=numbers[:-1],

@@ -1,34 +1,15 @@
-"""The report's plots as inline SVG whose colours are the page's CSS variables."""
+"""The report's still plots, and how its metrics are named."""
 
-import io
 import math
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import accumulate
-from typing import Any
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from itertools import accumulate, pairwise
 
 from search.records import TrialRecord, TrialState
 from search.results import ObjectiveLike, pareto, rank, values
+from search.svg import Plot, Point, Scale, scale_of
 from search.wording import MICRO
 
-# Stand-ins that become CSS variables, so that one drawing is legible on light and dark pages.
-COLOURS = {
-    "ink": "#010101",
-    "quiet": "#010102",
-    "grid": "#010103",
-    "panel": "#010104",
-    "finished": "#010105",
-    "stopped": "#010106",
-    "failed": "#010107",
-    "front": "#010108",
-}
 _UNITS = {
     "val_top1": ("Validation accuracy", "%"),
     "val_top5": ("Validation top-5 accuracy", "%"),
@@ -42,31 +23,14 @@ _UNITS = {
     "peak_memory_mib": ("Peak memory", "MiB"),
     "epoch_s": ("Epoch time", "s"),
 }
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": COLOURS["grid"],
-    "axes.labelcolor": COLOURS["quiet"],
-    "xtick.color": COLOURS["quiet"],
-    "ytick.color": COLOURS["quiet"],
-    "text.color": COLOURS["ink"],
-    "axes.grid": True,
-    "grid.color": COLOURS["grid"],
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "xtick.minor.size": 0,
-    "ytick.minor.size": 0,
-    "axes.linewidth": 0.8,
-}
 _MAX_CURVE_POINTS, _LEAST_CURVE_POINTS = 60, 6
 _MAX_POINTS = 4000  # of all curves together: hundreds of trials would make the page heavy
 _MAX_LINKED = 200  # links take more room than their points
 # Room a name takes, as fractions of the axes.
 _NAME_WIDTH, _NAME_HEIGHT = 0.07, 0.07
+_FRONT_IN, _COURSE_IN = (5.2, 3.6), (5.2, 3.3)
+_LOG_RATIO = 8
+_FOCUS_MARGIN = 0.12
 
 
 def label(metric: str) -> str:
@@ -105,7 +69,7 @@ def figure(title: str, caption: str, still: str, key: str, name: str) -> str:
     """
     still = still.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
     return (
-        f"<figure><h2>{escape(title)}</h2><figcaption>{escape(caption)}</figcaption>"
+        f"<figure><h2>{escape(title)}</h2><figcaption>{escape(caption.rstrip())}</figcaption>"
         f'<div class="still">{key}{still}</div>'
         f'<div class="live" data-plot="{escape(name)}" data-title="{escape(title)}"></div></figure>'
     )
@@ -124,32 +88,15 @@ def trade_off(
     y, x = objectives[0].metric, objectives[1].metric
     # Later ones would only fill up the room: names are drawn in this order.
     front = sorted(pareto(records, objectives), key=lambda r: r.number not in picks)
-
-    def draw(axes: Axes) -> None:
-        points = _draw_front(axes, records, front, x, y)
-        if len(objectives) == 2:  # a front over more axes is no line in this plane
-            line = sorted(points[r.number] for r in front)
-            axes.plot(
-                [p[0] for p in line],
-                [p[1] for p in line],
-                color=COLOURS["front"],
-                lw=1.6,
-                alpha=0.6,
-                drawstyle="steps-post" if objectives[1].mode == "min" else "steps-pre",
-            )
-
-    return svg("front", 3.6, draw)
+    # A front over more axes is no line in this plane.
+    later = {"min": True, "max": False}[objectives[1].mode] if len(objectives) == 2 else None
+    return _front(records, front, x, y, "front", later=later)
 
 
 def against_size(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> str:
     """The only objective against the number of parameters."""
     first = rank(records, objectives)[:1]
-    y = objectives[0].metric
-
-    def draw(axes: Axes) -> None:
-        _draw_front(axes, records, first, "params_m", y)
-
-    return svg("size", 3.6, draw)
+    return _front(records, first, "params_m", objectives[0].metric, "size", later=None)
 
 
 def learning_curves(
@@ -158,48 +105,24 @@ def learning_curves(
     """The first objective over epochs, one line a trial, coloured by how it ended."""
     metric = objectives[0].metric
     most = min(_MAX_CURVE_POINTS, max(_LEAST_CURVE_POINTS, _MAX_POINTS // max(1, len(records))))
-
-    def draw(axes: Axes) -> None:
-        for state, width in (("failed", 0.9), ("stopped", 0.8), ("finished", 1.1)):
-            curves = [_curve(r, metric, most) for r in records if _drawn_as(r) == state]
-            # One path with gaps: one a curve would repeat its style hundreds of times.
-            joined = [point for curve in curves for point in (*curve, (math.nan, math.nan))]
-            axes.plot(
-                [x for x, _ in joined],
-                [y for _, y in joined],
-                color=COLOURS[state],
-                lw=width,
-                alpha=0.55,
-            )
-            single = [curve[0] for curve in curves if len(curve) == 1]
-            axes.scatter(
-                [x for x, _ in single],
-                [y for _, y in single],
-                s=6,
-                color=COLOURS[state],
-                alpha=0.7,
-                linewidths=0,
-            )
-        chosen = next((r for r in records if r.number == best_number), None)
-        if chosen is not None:
-            curve = _curve(chosen, metric, most)
-            axes.plot([x for x, _ in curve], [y for _, y in curve], color=COLOURS["front"], lw=2.2)
-            if curve:
-                axes.annotate(
-                    chosen.name,
-                    curve[-1],
-                    (0, 6),
-                    textcoords="offset points",
-                    ha="right",
-                    color=COLOURS["front"],
-                    fontweight="bold",
-                )
-        axes.autoscale()
-        axes.set_xlabel("Epoch")
-        axes.set_ylabel(label(metric))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-    return svg("curves", 3.3, draw)
+    curves = {r.number: _curve(r, metric, most) for r in records}
+    points = [point for curve in curves.values() for point in curve]
+    x, y = scale_of(epoch for epoch, _ in points), scale_of(value for _, value in points)
+    plot = Plot(
+        "curves", _COURSE_IN, x, y, x.ticks(whole=True), y.ticks(), ("Epoch", label(metric))
+    )
+    for state, width in (("failed", 0.9), ("stopped", 0.8), ("finished", 1.1)):
+        own = [curves[r.number] for r in records if _drawn_as(r) == state]
+        # One path with gaps: one a curve would repeat its style hundreds of times.
+        joined = [point for curve in own for point in (*curve, (math.nan, math.nan))]
+        plot.line(joined, state, width, 0.55)
+        plot.dots([curve[0] for curve in own if len(curve) == 1], state, 2.5, 0.7)
+    chosen = next((r for r in records if r.number == best_number), None)
+    if chosen is not None and curves[chosen.number]:
+        curve = curves[chosen.number]
+        plot.line(curve, "front", 2.2)
+        plot.write(curve[-1], chosen.name, "front", (0.0, -6.0), bold=True)
+    return plot.svg()
 
 
 def best_so_far(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> str:
@@ -216,107 +139,101 @@ def best_so_far(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLi
         key=lambda entry: (entry[0], entry[1].number),
     )
     unit_s, unit = (3600.0, "hours") if ended and ended[-1][0] > 5400 else (60.0, "minutes")
-
-    def draw(axes: Axes) -> None:
-        points = {r.number: (time_s / unit_s, value) for time_s, r, value in ended}
-        _scatter(axes, [r for _, r, _ in ended], points)
-        bests = list(accumulate((value for *_, value in ended), better))
-        axes.step(
-            [time for time, _ in points.values()],
-            bests,
-            where="post",
-            color=COLOURS["front"],
-            lw=2.0,
-        )
-        _focus(axes, [points[r.number] for _, r, _ in ended if r.state == "finished"])
-        axes.set_xlabel(f"Time since the start ({unit})")
-        axes.set_ylabel(label(objective.metric))
-
-    return svg("best", 3.3, draw)
+    points = {r.number: (time_s / unit_s, value) for time_s, r, value in ended}
+    x = scale_of(time for time, _ in points.values())
+    finished = [points[r.number][1] for _, r, _ in ended if r.state == "finished"]
+    y = _focus(finished, [value for _, value in points.values()])
+    labels = (f"Time since the start ({unit})", label(objective.metric))
+    plot = Plot("best", _COURSE_IN, x, y, x.ticks(), y.ticks(), labels)
+    _scatter(plot, [r for _, r, _ in ended], points)
+    bests = accumulate((value for *_, value in ended), better)
+    course = zip((time for time, _ in points.values()), bests, strict=True)
+    plot.line(_stairs(list(course), later=True), "front", 2.0)
+    return plot.svg()
 
 
-def _draw_front(
-    axes: Axes, records: Sequence[TrialRecord], front: Sequence[TrialRecord], x: str, y: str
-) -> dict[int, tuple[float, float]]:
+def _front(
+    records: Sequence[TrialRecord],
+    front: Sequence[TrialRecord],
+    x_metric: str,
+    y_metric: str,
+    name: str,
+    *,
+    later: bool | None,
+) -> str:
+    """Trials in a plane of two metrics, those of a front named and linked.
+
+    Args:
+        records: every trial.
+        front: those that lead, in the order of their names' claim to room.
+        x_metric: across.
+        y_metric: up.
+        name: of the drawing.
+        later: whether the line between them rises after its step; None for no line.
+    """
     points = {
-        r.number: (r.last[x], r.last[y])
+        r.number: (r.last[x_metric], r.last[y_metric])
         for r in records
-        if r.counts and math.isfinite(r.last.get(x, math.nan) + r.last.get(y, 0.0))
+        if r.counts and math.isfinite(r.last.get(x_metric, math.nan) + r.last.get(y_metric, 0.0))
     }
     front = [r for r in front if r.number in points]
     on_front = {r.number for r in front}
-    _scatter(axes, [r for r in records if r.number in points.keys() - on_front], points)
-    dots = axes.scatter(
-        [points[r.number][0] for r in front],
-        [points[r.number][1] for r in front],
-        s=46,
-        color=COLOURS["front"],
-        edgecolors=COLOURS["panel"],
-        linewidths=1.0,
-        zorder=4,
-    )
-    dots.set_urls([f"#t{r.name}" for r in front])
-    lows = [px for px, _ in points.values()]
-    if lows and 0 < min(lows) < max(lows) / 8:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    _focus(
-        axes,
-        [
-            points[r.number]
-            for r in records
-            if r.number in points and (r.state == "finished" or r.number in on_front)
-        ],
-    )
-    _name_points(axes, [(points[r.number], r) for r in front])
-    axes.set_xlabel(label(x))
-    axes.set_ylabel(label(y))
-    return points
+    across = [px for px, _ in points.values()]
+    log = bool(across) and 0 < min(across) < max(across) / _LOG_RATIO
+    matter = [
+        points[r.number][1]
+        for r in records
+        if r.number in points and (r.state == "finished" or r.number in on_front)
+    ]
+    x, y = scale_of(across, log=log), _focus(matter, [height for _, height in points.values()])
+    labels = label(x_metric), label(y_metric)
+    plot = Plot(name, _FRONT_IN, x, y, x.ticks(), y.ticks(), labels)
+    _scatter(plot, [r for r in records if r.number in points.keys() - on_front], points)
+    if later is not None:
+        line = sorted(points[r.number] for r in front)
+        plot.line(_stairs(line, later=later), "front", 1.6, 0.6)
+    for record in front:
+        plot.linked(points[record.number], f"t{record.name}", "front", 6.8)
+    _name_points(plot, [(points[r.number], r) for r in front])
+    return plot.svg()
 
 
-def _focus(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+def _stairs(points: Sequence[Point], *, later: bool) -> list[Point]:
+    """A line that changes in steps, at each point or (`later` is false) at the one before it."""
+    found = list(points[:1])
+    for before, point in pairwise(points):
+        found += [(point[0], before[1]) if later else (before[0], point[1]), point]
+    return found
+
+
+def _focus(matter: Sequence[float], every: Sequence[float]) -> Scale:
     """Show the heights that matter: trials stopped far below would squeeze them to a line."""
-    heights = [height for _, height in points]
-    if heights and max(heights) > min(heights):
-        margin = 0.12 * (max(heights) - min(heights))
-        axes.set_ylim(min(heights) - margin, max(heights) + margin)
+    if matter and max(matter) > min(matter):
+        return scale_of(matter, margin=_FOCUS_MARGIN)
+    return scale_of(every)
 
 
-def _name_points(axes: Axes, points: Sequence[tuple[tuple[float, float], TrialRecord]]) -> None:
-    named: list[tuple[float, float]] = []
+def _name_points(plot: Plot, points: Sequence[tuple[Point, TrialRecord]]) -> None:
+    named: list[Point] = []
     for point, record in points:
-        across, up = axes.transAxes.inverted().transform(axes.transData.transform(point))
+        across, up = plot.shares(point)
         if all(abs(across - u) > _NAME_WIDTH or abs(up - v) > _NAME_HEIGHT for u, v in named):
             named.append((across, up))
-            axes.annotate(
-                str(record.number),
-                point,
-                (-5, 5),
-                textcoords="offset points",
-                ha="right",
-                color=COLOURS["front"],
-                fontweight="bold",
-                fontsize=9,
-            )
+            plot.write(point, str(record.number), "front", (-5.0, -5.0), size=9.0, bold=True)
 
 
-def _scatter(
-    axes: Axes, records: Sequence[TrialRecord], points: Mapping[int, tuple[float, float]]
-) -> None:
-    styles: tuple[tuple[TrialState, str, int], ...] = (("stopped", "v", 16), ("finished", "o", 20))
-    for state, marker, size in styles:
+def _scatter(plot: Plot, records: Sequence[TrialRecord], points: Mapping[int, Point]) -> None:
+    styles: tuple[tuple[TrialState, str, float], ...] = (
+        ("stopped", "v", 4.0),
+        ("finished", "o", 4.5),
+    )
+    for state, mark, size in styles:
         shown = [r for r in records if _drawn_as(r) == state]
-        dots = axes.scatter(
-            [points[r.number][0] for r in shown],
-            [points[r.number][1] for r in shown],
-            s=size,
-            marker=marker,
-            color=COLOURS[state],
-            alpha=0.65,
-            linewidths=0,
-        )
-        if len(records) <= _MAX_LINKED:
-            dots.set_urls([f"#t{r.name}" for r in shown])
+        if len(records) > _MAX_LINKED:
+            plot.dots([points[r.number] for r in shown], state, size, 0.65, mark)
+            continue
+        for record in shown:
+            plot.linked(points[record.number], f"t{record.name}", state, size, 0.65)
 
 
 def _drawn_as(record: TrialRecord) -> TrialState:
@@ -324,7 +241,7 @@ def _drawn_as(record: TrialRecord) -> TrialState:
     return "stopped" if record.state == "paused" else record.state
 
 
-def _curve(record: TrialRecord, metric: str, most: int) -> list[tuple[float, float]]:
+def _curve(record: TrialRecord, metric: str, most: int) -> list[Point]:
     points = [
         (float(e.epoch), e.metrics[metric])
         for e in record.epochs
@@ -332,38 +249,3 @@ def _curve(record: TrialRecord, metric: str, most: int) -> list[tuple[float, flo
     ]
     stride = max(1, -(-len(points) // most))
     return points[:-1:stride] + points[-1:]
-
-
-def svg(name: str, height_in: float, draw: Callable[[Axes], None], width_in: float = 5.2) -> str:
-    """A drawing as SVG.
-
-    Args:
-        name: of its own on the page.
-        height_in: inches.
-        draw: draws on the only axes.
-        width_in: inches.
-    """
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        # The reader's font draws the text, not ours.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-        figure = Figure(figsize=(width_in, height_in), layout="constrained")
-        draw(figure.add_subplot())
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    # Several drawings share the page, so each one's names get its own prefix.
-    text = re.sub(r'<g id="[^"]+">', "<g>", text).replace("xlink:href", "href")
-    text = text.replace(' id="', f' id="{name}-').replace("url(#", f"url(#{name}-")
-    text = re.sub(r'href="#(?!t\d)', f'href="#{name}-', text)
-    text = re.sub(r' (?:d|x|y)="[^"]*"', _rounded, text)
-    for variable, colour in COLOURS.items():
-        text = text.replace(colour, f"var(--{variable})")
-    background = '<rect width="0" height="0"/>'
-    return re.sub(r'<path d="[^"]*" style="fill: #ffffff[^"]*"/>', background, text)
-
-
-def _rounded(found: re.Match[str]) -> str:
-    """Coordinates to a tenth of a point: hundreds of curves would make the page heavy."""
-    return re.sub(r"(\.\d)\d+", r"\1", found[0])

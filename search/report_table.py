@@ -1,58 +1,95 @@
 """The report's text parts: all trials, the chosen networks, what is needed to repeat them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from html import escape
+from typing import Any
 
 import yaml
 
 from search.records import TrialRecord
+from search.report_columns import columns_of, shown_metrics
 from search.report_data import epochs_by_state, retrain_command
 from search.report_figures import WORDS, cell
 from search.report_plots import label, quantity, short
-from search.results import ObjectiveLike, rows
+from search.results import ObjectiveLike
 from search.tracking_uri import redact
 from search.wording import duration
+from spaces.redaction import redactor
 from trainables.config import flatten
 
 _MOST_CONFIGS = 12
+MOST_ROWS = 500  # more are built by the script: cells are most of a page
+FIRST_ROWS = 100
+_PAGER = (
+    '<p class="pager" id="pager" hidden><button type="button">‹ Before</button>'
+    '<span aria-live="polite"></span><button type="button">After ›</button></p>'
+)
 
 
-def trials_table(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]) -> str:
-    """Every trial, ranked ones first; `data-v` holds what a cell rounds."""
-    metrics = [o.metric for o in objectives]
-    metrics += [m for m in ("params_m",) if m not in metrics and any(m in r.last for r in records)]
+def trials_table(
+    records: Sequence[TrialRecord],
+    objectives: Sequence[ObjectiveLike],
+    table: Sequence[Mapping[str, Any]],
+) -> tuple[str, dict[str, Any] | None]:
+    """Every trial, ranked ones first; `data-v` holds what a cell rounds.
+
+    Args:
+        records: every trial.
+        objectives: what was searched for.
+        table: their rows, as of `rows`.
+
+    Returns:
+        The table as HTML and, where that has the first rows only, all of them as columns.
+    """
+    hide = cache(redactor())
+    metrics = shown_metrics(records, objectives)
     keys = list(dict.fromkeys(key for r in records for key in r.params))
     by_number = {r.number: r for r in records}
     heads = ["Rank", "Trial", "Ended", "Epochs", *map(label, metrics), *map(short, keys)]
     heads += ["Attempts", "Took"]
     cells = "".join(
-        f'<th scope="col"{" class=text" if head == "Ended" else ""}>{escape(redact(head))}</th>'
+        f'<th scope="col"{" class=text" if head == "Ended" else ""}>{escape(hide(head))}</th>'
         for head in heads
     )
+    is_large = len(table) > MOST_ROWS
     lines = []
-    for row in rows(records, objectives):
+    for row in table[:FIRST_ROWS] if is_large else table:
         record = by_number[row["number"]]
         reason = "" if row["reason"] in ("", "completed") else f" ({row['reason']})"
-        shown = [metric_cell(row["metrics"].get(m), m) for m in metrics]
-        given = [metric_cell(row["params"].get(key)) for key in keys]
+        shown = [metric_cell(row["metrics"].get(m), m, hide) for m in metrics]
+        given = [metric_cell(row["params"].get(key), "", hide) for key in keys]
         took = "<td>–</td>"
-        if record.ended_s is not None:
-            seconds = record.ended_s - record.started_s
+        seconds = _took_s(record)
+        if seconds is not None:
             took = f'<td data-v="{seconds!r}">{duration(seconds)}</td>'
         lines.append(
             f'<tr id="t{row["name"]}" data-state="{escape(row["state"])}"'
             f"{' class=front' if row['on_pareto'] else ''}>"
             f"<td>{row['rank'] or '–'}</td><td>{row['name']}</td>"
-            f'<td class="text {escape(row["state"])}">{escape(row["state"] + redact(reason))}</td>'
+            f'<td class="text {escape(row["state"])}">{escape(row["state"] + hide(reason))}</td>'
             f"<td>{row['epochs']}</td>{''.join([*shown, *given])}"
             f"<td>{row['attempt']}</td>{took}</tr>"
         )
-    return (
-        f'{_tools(records)}<div class="scroll" tabindex="0" role="region" aria-label="All trials">'
-        f'<table id="trials"><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    note = (
+        f'<p class="lead" id="first-rows">Without its script this page has the {FIRST_ROWS} best '
+        f"of {len(table):,} trials; report.json beside it has all.</p>"
     )
+    html = (
+        f"{_tools(records)}{note if is_large else ''}"
+        '<div class="scroll" tabindex="0" role="region" aria-label="All trials">'
+        f'<table id="trials"><thead><tr>{cells}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>{_PAGER if is_large else ''}"
+    )
+    if not is_large:
+        return html, None
+    took_s = [_took_s(by_number[row["number"]]) for row in table]
+    return html, columns_of(table, metrics, keys, took_s, hide)
+
+
+def _took_s(record: TrialRecord) -> float | None:
+    return None if record.ended_s is None else record.ended_s - record.started_s
 
 
 def epochs_table(records: Sequence[TrialRecord]) -> str:
@@ -143,7 +180,7 @@ def _config(record: TrialRecord) -> str:
     return f"<details><summary>Configuration</summary><pre>{escape(redact(text))}</pre></details>"
 
 
-def metric_cell(value: object, metric: str = "") -> str:
+def metric_cell(value: object, metric: str = "", hide: Callable[[str], str] = redact) -> str:
     """A table's cell; `data-v` holds what it rounds."""
     if value is None:
         return "<td>–</td>"
@@ -151,7 +188,7 @@ def metric_cell(value: object, metric: str = "") -> str:
         text = cell(metric, value) if metric else plain_value(value)
         exact = "" if text == repr(value) else f' data-v="{value!r}"'
         return f"<td{exact}>{escape(text)}</td>"
-    return f"<td>{escape(redact(plain_value(value)))}</td>"
+    return f"<td>{escape(hide(plain_value(value)))}</td>"
 
 
 def _tools(records: Sequence[TrialRecord]) -> str:

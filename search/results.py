@@ -61,6 +61,23 @@ def pareto(
     return [record for _, record in front]
 
 
+def still_leading(
+    front: Sequence[tuple[float, ...]], value: tuple[float, ...], modes: Sequence[Mode]
+) -> list[tuple[float, ...]] | None:
+    """What a new value leaves of a Pareto set; None when it does not belong to the set.
+
+    Args:
+        front: objective values of its members.
+        value: of the newcomer.
+        modes: direction of each objective.
+    """
+    loss = _losses(value, modes)
+    losses = [_losses(member, modes) for member in front]
+    if any(dominates(other, loss) for other in losses):
+        return None
+    return [m for m, other in zip(front, losses, strict=True) if not dominates(loss, other)]
+
+
 def beats(
     record: TrialRecord, front: Sequence[TrialRecord], objectives: Sequence[ObjectiveLike]
 ) -> list[TrialRecord] | None:

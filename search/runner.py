@@ -6,7 +6,6 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.connect import ray_session
@@ -18,7 +17,7 @@ from search.folder import SearchFolder
 from search.packing import Packing, machines_here, packing_here, slots_here
 from search.recorded import create_ledger, open_ledger, take_ledger
 from search.records import TrialRecord
-from search.results import stopping_check
+from search.reporting import report_search
 from search.screening import check_screen
 from search.signals import Interruption, interruption
 from search.study import Ledger
@@ -26,7 +25,6 @@ from search.summary import summary_metrics
 from search.tracking import Tracker, TrackerConfig, preload, redact, resolve_uri
 from search.tracking_uri import check_reachable
 from search.versions import versions
-from search.wording import check_text
 from spaces.schema import SearchSpec
 from trainables.data import check_data
 from trainables.errors import InputError
@@ -288,76 +286,6 @@ def _end(director: Director, folder: SearchFolder, tracker: Tracker, *, interrup
     status = "KILLED" if interrupted else "FINISHED"
     artifacts = {path.name: path for path in (folder.report, folder.report_numbers)}
     tracker.search_ended(status, metrics, artifacts, time.time())
-
-
-def report_search(
-    spec: SearchSpec, folder: SearchFolder, records: list[TrialRecord], *, running: bool = False
-) -> Path:
-    """Write the HTML report of a search, and its numbers beside it.
-
-    Args:
-        spec: the search.
-        folder: where it lies.
-        records: its trials.
-        running: whether a driver still runs it.
-    """
-    from search.insight import insight
-    from search.report import write_report  # matplotlib takes a second to import
-
-    write_report(
-        folder.report,
-        folder.name,
-        _report_info(spec, folder),
-        records,
-        spec.objectives,
-        spec.base_config.train.total_epochs,
-        check_text(records, spec.stopping_metric, spec.stopping_mode),
-        insight(spec, records),
-        stopping_check(records, spec.stopping_metric, spec.stopping_mode),
-        folder.runs_option,
-        running=running,
-    )
-    return folder.report
-
-
-def report_numbers(
-    spec: SearchSpec, folder: SearchFolder, records: list[TrialRecord], *, running: bool = False
-) -> dict[str, Any]:
-    """What `report.json` of a search holds; arguments as of `report_search`."""
-    from search.insight import insight
-    from search.report_data import report_tree
-
-    return report_tree(
-        folder.name,
-        _report_info(spec, folder),
-        records,
-        spec.objectives,
-        spec.base_config.train.total_epochs,
-        stopping_check(records, spec.stopping_metric, spec.stopping_mode),
-        insight(spec, records),
-        folder.runs_option,
-        running=running,
-    )
-
-
-def _report_info(spec: SearchSpec, folder: SearchFolder) -> dict[str, str]:
-    manifest = folder.manifest() or {"versions": {}}
-    return {
-        "command": f"spiketune search {folder.path.name}/search.yaml --name {folder.name}-again",
-        "search": spec.name,
-        "recipe": spec.recipe,
-        "sampler": f"{spec.sampler.name}, seed {spec.sampler.seed}",
-        "stopping": spec.stopping.name,
-        "energy convention": _convention(spec),
-        "versions": ", ".join(f"{k} {v}" for k, v in manifest["versions"].items()),
-    }
-
-
-def _convention(spec: SearchSpec) -> str:
-    config = spec.base_config
-    if config.energy.first_conv_once and not config.model.event_data:
-        return "45 nm, first conv once"
-    return "45 nm, first conv T times"
 
 
 def _params(spec: SearchSpec) -> dict[str, Any]:

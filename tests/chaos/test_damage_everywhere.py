@@ -17,7 +17,7 @@ from search.database import LEASES, writing
 from search.folder import SearchFolder
 from search.recorded import open_ledger
 from search.records import TrialRecord
-from search.runner import report_search
+from search.reporting import report_search
 from search.spool import Chunk, Spool
 from trainables import checkpoint as checkpoints
 from trainables.loop import TrialRun

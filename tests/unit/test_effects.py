@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import pytest
 from learning import OBJECTIVES, by_peak, kinds, learnt, made, rate, search
-from optuna.importance import PedAnovaImportanceEvaluator
 from records import record
 
 from search import effects
 from search.effects import Importance, basis_of, effect, same, unlike
 from search.insight import insight
+from search.ped_anova import ped_anova
 from search.results import Mode
 
 
@@ -43,14 +42,13 @@ def test_of_many_trials_a_sample_tells_the_same(
 ) -> None:
     spec = made(tmp_path, OBJECTIVES["max"])
     records = search(spec, by_peak, 240)
-    evaluated = []
-    evaluate = PedAnovaImportanceEvaluator.evaluate
+    evaluated: list[int] = []
 
-    def counted(self: Any, study: optuna.Study, *rest: Any, **named: Any) -> dict[str, float]:
-        evaluated.append(len(study.trials))
-        return evaluate(self, study, *rest, **named)
+    def counted(params: Any, *rest: Any) -> list[dict[str, float]]:
+        evaluated.append(len(params))
+        return ped_anova(params, *rest)
 
-    monkeypatch.setattr(PedAnovaImportanceEvaluator, "evaluate", counted)
+    monkeypatch.setattr(effects, "ped_anova", counted)
     whole = learnt(spec, records).objectives[0].importances
     monkeypatch.setattr(effects, "MOST_RATED", 80)
     sampled = learnt(spec, records).objectives[0].importances

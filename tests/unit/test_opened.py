@@ -22,7 +22,7 @@ from search.folder import SearchFolder
 from search.frames import dtype_of, epochs_frame, trials_frame
 from search.report_data import history
 from search.report_figures import learning_curves, volume_so_far
-from search.runner import report_search
+from search.reporting import report_search
 from spaces.domains import ChoiceDomain
 from trainables.errors import CheckpointError, InputError
 

@@ -18,10 +18,12 @@ from search.records import Attempt, EpochRecord, TrialRecord
 from search.report import write_report
 from search.report_choice import headline, picks_of, within_a_point
 from search.report_data import epochs_by_state, history, report_tree, spans
-from search.report_figures import epochs_reached, learning_curves, log_ticks, timeline, trade_off
+from search.report_effort import epochs_reached, timeline
+from search.report_figures import learning_curves, trade_off
 from search.report_page import script_json
 from search.report_parallel import parallel
 from search.results import hypervolume, pareto, saved_epochs, worst
+from search.svg import log_ticks
 
 Tree = dict[str, Any]
 
