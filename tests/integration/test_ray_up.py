@@ -39,7 +39,7 @@ ray up -y --no-config-cache local.yaml
 ls -l ~/.ray/auth_token ~/.spiketune/env ~/spiketune
 python -m search.cli jobs list --address http://127.0.0.1:{port}
 ray down -y local.yaml
-ls /proc/[0-9]*/cmdline | xargs grep -l gcs_server || echo Nothing is left.
+cat /proc/[0-9]*/comm 2>&1 | grep -xE 'gcs_server|raylet' || echo Nothing is left.
 """
 
 
