@@ -1,9 +1,12 @@
 """Runs a search: checks, ledger, tracker, Ray, and an orderly end whatever happens."""
 
 import logging
+import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -94,7 +97,7 @@ def start_search(
         check_data(spec.base_config)
         check_screen(spec)
         uri = _tracking_uri(spec, folder)
-        with ray_session(address, dashboard=trial_processes(spec.resources) > 1):
+        with _session(spec, folder, address):
             received.install()
             packing = packing_here(spec)  # refuses what does not fit before there is a ledger
             ledger = create_ledger(spec, folder, text)
@@ -136,12 +139,27 @@ def resume_search(
             check_data(spec.base_config)
             check_screen(spec)
             uri = _tracking_uri(spec, folder)
-            with ray_session(address, dashboard=trial_processes(spec.resources) > 1):
+            with _session(spec, folder, address):
                 received.install()
                 packing = packing_here(spec)
                 return _run(spec, folder, ledger, packing, uri, watcher, received, trainable)
         finally:
             ledger.close()
+
+
+@contextmanager
+def _session(spec: SearchSpec, folder: SearchFolder, address: str | None) -> Iterator[None]:
+    """Ray, for as long as trials run, and nothing of it left in their folders after."""
+    from trainables.trial import SCRATCH
+
+    is_shared = trial_processes(spec.resources) > 1
+    try:
+        with ray_session(address, dashboard=is_shared):
+            yield
+    finally:
+        # The last trials' actors end with the session, maybe before they have come to this.
+        for left in (folder.path / "trials").glob(f"*/{SCRATCH}") if is_shared else ():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def resume_command(folder: SearchFolder) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0
 END_S = 60.0
+SCRATCH = "ray-train"  # a trial's folder for Ray Train
 
 
 class _Trial(tune.Trainable):
@@ -151,7 +152,7 @@ class SharedTrial(_Trial):
     @property
     def _scratch(self) -> Path:
         # Ray Train insists on a folder of its own, on storage that all its nodes see.
-        return self._folder / "ray-train"
+        return self._folder / SCRATCH
 
     def _start(self) -> threading.Thread:
         from ray.util.queue import Queue

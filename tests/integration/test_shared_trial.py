@@ -15,6 +15,7 @@ from trainables import checkpoint as checkpoints
 from trainables.config import TrialConfig
 from trainables.errors import TrialFailedError
 from trainables.launch import train_here
+from trainables.trial import SCRATCH
 
 TINY: dict[str, Any] = {
     "model": {
@@ -76,4 +77,8 @@ def test_trials_of_two_processes_give_back_what_they_occupy(tmp_path: Path) -> N
         saved = checkpoints.last_good(folder)
         assert saved is not None
         assert saved.epoch == 2
-        assert not (folder / "ray-train").exists()
+        assert not (folder / SCRATCH).exists()
+    # What an actor that was ended too early has left goes with the next session.
+    (tmp_path / "runs" / "tiny" / "trials" / "00001" / SCRATCH / "shared").mkdir(parents=True)
+    spiketune(tmp_path, "resume", "tiny", timeout_s=300)
+    assert not list(tmp_path.rglob(SCRATCH))
