@@ -15,6 +15,7 @@ from search.report_figures import (
     colour,
     drawn,
     focus,
+    metric_axis,
     plain,
     scatter,
     trial_words,
@@ -22,7 +23,6 @@ from search.report_figures import (
 from search.report_parallel import Group, lines_of
 from search.report_plots import label
 from search.results import pareto, values
-from search.svg import log_ticks
 
 COLOURS = ("front", "finished", "stopped", "paused", "failed", "quiet")
 _APART = 1_000_000  # more than any search has trials
@@ -86,11 +86,10 @@ def fronts_plot(found: Comparison) -> Tree:
         trace["marker"]["color"] = trace["line"]["color"]
     across = [record.last[x] for record in seen]
     log = bool(across) and 0 < min(across) < max(across) / _LOG_RATIO
-    ticks = {"tickvals": log_ticks(min(across), max(across))} if log else {}
     return drawn(
         [scatter(**trace) for trace in traces if trace["x"]],
         460,
-        xaxis=axis(label(x), log=log) | ticks,
+        xaxis=metric_axis(x, across, log=log),
         yaxis=axis(label(y)) | focus(lead, [record.last[y] for record in seen]),
     )
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from search.records import TrialRecord
 from search.report_data import STATES, Moment, turns
-from search.report_plots import label, number, quantity, short
+from search.report_plots import axis_words, label, number, quantity, short
 from search.results import ObjectiveLike, pareto
-from search.svg import log_ticks
+from search.svg import log_ticks, scale_of
 from search.tracking_uri import redact
 from search.wording import printable
 from spaces.problems import shorten
@@ -122,7 +122,6 @@ def trade_off(
     )
     lows = [px for px, _ in points.values()]
     log = bool(lows) and 0 < min(lows) < max(lows) / _LOG_RATIO
-    ticks = {"tickvals": log_ticks(min(lows), max(lows))} if log else {}
     shown = [
         points[r.number][1]
         for r in records
@@ -131,7 +130,7 @@ def trade_off(
     return drawn(
         traces,
         440,
-        xaxis=axis(label(x), log=log) | ticks,
+        xaxis=metric_axis(x, lows, log=log),
         yaxis=axis(label(y)) | focus(shown, [y for _, y in points.values()]),
     )
 
@@ -292,6 +291,15 @@ def axis(title: str, *, log: bool = False) -> Tree:
     # Plotly's own format writes 0.0003 mJ as 300μ.
     tree: Tree = {"title": {"text": plain(title)}, "tickformat": "~g", "automargin": True}
     return tree | {"type": "log"} if log else tree
+
+
+def metric_axis(metric: str, values: Sequence[float], *, log: bool) -> Tree:
+    """An axis of a metric; where small energies have labels in µJ, values stay in mJ."""
+    name, ticks = axis_words(metric, values, log_ticks(min(values), max(values)) if log else [])
+    if name != label(metric) and not log:
+        _, ticks = axis_words(metric, values, [tick for tick, _ in scale_of(values).ticks()])
+    places, texts = [tick for tick, _ in ticks], [text for _, text in ticks]
+    return axis(name, log=log) | ({"tickvals": places, "ticktext": texts} if ticks else {})
 
 
 def focus(heights: Sequence[float], every: Sequence[float]) -> Tree:

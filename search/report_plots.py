@@ -7,8 +7,8 @@ from itertools import accumulate, pairwise
 
 from search.records import TrialRecord, TrialState
 from search.results import ObjectiveLike, pareto, rank, values
-from search.svg import Plot, Point, Scale, scale_of
-from search.wording import MICRO
+from search.svg import Plot, Point, Scale, Tick, scale_of
+from search.wording import MICRO, in_micro
 
 _UNITS = {
     "val_top1": ("Validation accuracy", "%"),
@@ -37,6 +37,21 @@ def label(metric: str) -> str:
     """A metric's name for people, with its unit."""
     name, unit = _UNITS.get(metric, (metric, ""))
     return f"{name} ({unit})" if unit else name
+
+
+def axis_words(
+    metric: str, values: Sequence[float], ticks: Sequence[float]
+) -> tuple[str, list[Tick]]:
+    """Name of an axis and texts at its ticks: energies as small as digits' in µJ, as in texts.
+
+    Args:
+        metric: that the axis shows.
+        values: all that it shows.
+        ticks: where it is labelled, in the metric's own unit.
+    """
+    if metric == "energy_mj" and in_micro(values):
+        return "Energy (µJ)", [(tick, f"{1e3 * tick:.6g}") for tick in ticks]
+    return label(metric), [(tick, f"{tick:.6g}") for tick in ticks]
 
 
 def number(metric: str, value: float, digits: int = 3) -> str:
@@ -186,8 +201,8 @@ def _front(
         if r.number in points and (r.state == "finished" or r.number in on_front)
     ]
     x, y = scale_of(across, log=log), _focus(matter, [height for _, height in points.values()])
-    labels = label(x_metric), label(y_metric)
-    plot = Plot(name, _FRONT_IN, x, y, x.ticks(), y.ticks(), labels)
+    x_name, x_ticks = axis_words(x_metric, across, [tick for tick, _ in x.ticks()])
+    plot = Plot(name, _FRONT_IN, x, y, x_ticks, y.ticks(), (x_name, label(y_metric)))
     _scatter(plot, [r for r in records if r.number in points.keys() - on_front], points)
     if later is not None:
         line = sorted(points[r.number] for r in front)

@@ -34,13 +34,17 @@ def metric_text(
     elif name == "energy_mj":
         name = "energy"
         known = [value, *(other for other in beside if other is not None)]
-        micro = value < MICRO or (min(known) < MICRO and max(known) < _ALL_MICRO)
-        text = f"{value * 1e3:.3g} µJ" if micro else f"{value:.3g} mJ"
+        text = f"{value * 1e3:.3g} µJ" if value < MICRO or in_micro(known) else f"{value:.3g} mJ"
     elif name == "firing_rate":
         text = f"{value:.3f}"
     else:
         text = f"{value:.4g}"
     return f"{name} {text}" if named else text
+
+
+def in_micro(energies_mj: Sequence[float]) -> bool:
+    """Whether energies that share a unit read better in µJ than in mJ."""
+    return bool(energies_mj) and min(energies_mj) < MICRO and max(energies_mj) < _ALL_MICRO
 
 
 def metric_column(name: str, values: Sequence[float | None], missing: str = "") -> list[str]:

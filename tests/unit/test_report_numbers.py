@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from ledgers import add_trial, fill, made_search
 from test_report import ACCURACY, ACCURACY_ENERGY, page_data, seen, some_trials, trial
 
+from search import report_plots as plots
 from search.cli_search import report_command
 from search.records import Attempt, EpochRecord, TrialRecord
 from search.report import write_report
@@ -293,3 +294,21 @@ def test_the_command_prints_what_it_would_write(tmp_path: Path) -> None:
     tree = report_tree("made", {}, ledger.records, spec.objectives)
     assert json.loads(printed)["trials"] == tree["trials"]
     assert json.loads(printed)["running"] is False
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_small_energies_are_labelled_as_they_are_told(*, log: bool) -> None:
+    energies = [0.0004, 0.02 if log else 0.0006]
+    records = [trial(n, top1=90.0 + n, energy=energy) for n, energy in enumerate(energies)]
+    tree = trade_off(records, ACCURACY_ENERGY, [0])
+    across = tree["layout"]["xaxis"]
+    assert across["title"]["text"] == "Energy (µJ)"
+    assert [float(text) for text in across["ticktext"]] == pytest.approx(
+        [1e3 * place for place in across["tickvals"]]
+    )
+    assert sorted(x for trace in tree["data"] for x in trace["x"]) == energies  # the ledger's mJ
+    still = plots.trade_off(records, ACCURACY_ENERGY, [0])
+    assert "Energy (µJ)" in still
+    assert across["ticktext"][-2] in still
+    large = trade_off([*records, trial(2, top1=99.0, energy=3.0)], ACCURACY_ENERGY, [])
+    assert large["layout"]["xaxis"]["title"]["text"] == "Energy (mJ)"
