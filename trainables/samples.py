@@ -35,8 +35,6 @@ def training_images(data: DataConfig) -> int:
 def images_here(data: DataConfig) -> int:
     """As `training_images`, about as many as lie on this machine's disk where any do."""
     card = CARDS[data.name]
-    if card.is_embedded:
-        return training_images(data)
     try:
         found = _count(card, set_folder(data, card) / card.layout)
     except (InputError, OSError):

@@ -61,7 +61,11 @@ def test_samples_are_counted_where_they_lie(case: Case, root: Path, splits: Data
 def test_a_damaged_batch_counts_as_the_whole_set(tmp_path: Path) -> None:
     case = next(case for case in CASES if case.name == "cifar100")
     data = case.data_config(case.lay_out(tmp_path))
-    (tmp_path / "cifar100" / "cifar-100-python" / "train").write_bytes(b"nothing")
+    batch = tmp_path / "cifar100" / "cifar-100-python" / "train"
+    batch.write_bytes(b"nothing")
+    assert images_here(data) == training_images(data)
+    batch.unlink()
+    batch.mkdir()
     assert images_here(data) == training_images(data)
 
 

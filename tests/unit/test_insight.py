@@ -73,6 +73,17 @@ def test_a_leaderboard_prints_values_as_they_are(tmp_path: Path) -> None:
     assert "attention=[/red]" in stream.getvalue()
 
 
+def test_a_leaderboard_has_one_unit_a_column(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    records = [
+        record(n, [50.0 + n], state="finished", extra_metrics={"energy_mj": energy})
+        for n, energy in enumerate((0.00203, 0.0275))
+    ]
+    both = "objectives=[{metric: val_top1, mode: max}, {metric: energy_mj, mode: min}]"
+    print_results(Console(file=stream, width=200), made(tmp_path, both), records, 5)
+    assert re.search(r"00001\* +51\.00 % +27\.5 µJ", stream.getvalue())
+
+
 def test_hints_hold_no_control_characters(tmp_path: Path) -> None:
     from search.wording import printable
 
