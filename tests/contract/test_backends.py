@@ -50,6 +50,7 @@ def take(path: str, patch: pytest.MonkeyPatch) -> None:
     for name in ("DENSE_RATE", "DENSE_GRADIENT_RATE", "POINTS_RATE"):
         patch.setattr(synapses, name, rate)
     patch.setattr(synapses, "FEW_CONNECTIONS", connections)
+    patch.setattr(synapses, "INTEGER_RATE", 1e9)  # `test_integer.py` has them
 
 
 def network(case: str, **fields: Any) -> nn.Module:

@@ -122,8 +122,7 @@ class SpikeAttention(Backed):
         lif, norm = self.neuron(f"{name}_lif"), self.norm(f"{name}_bn")
         x = self.backend.fire(lif, currents_TBDHW, norm)
         x = self.backend.pool(x, stride=1) if self.event_data else x
-        # [T,B,D,H,W] -> [T,B,A,d,N] -> [T,B,A,N,d]
-        return x.flatten(3).unflatten(2, (self.heads, -1)).transpose(-2, -1)
+        return split_heads(x, self.heads)
 
 
 class STAttenAttention(SpikeAttention):
@@ -203,6 +202,14 @@ def make_attention(config: ModelConfig) -> SpikeAttention:
             f"attention must be one of {sorted(ATTENTION_MODES)}, but got {config.attention!r}"
         )
     return ATTENTION_MODES[config.attention](config)
+
+
+def split_heads(x_TBDHW: torch.Tensor, heads: int) -> torch.Tensor:
+    """`[T,B,A,N,d]`; the gradient has the memory order of what is given."""
+    if x_TBDHW.stride(2) != 1:
+        return x_TBDHW.flatten(3).unflatten(2, (heads, -1)).transpose(-2, -1)
+    tokens_TBND = x_TBDHW.movedim(2, -1).flatten(2, 3)
+    return tokens_TBND.unflatten(-1, (heads, -1)).transpose(2, 3)
 
 
 def merge_heads(x_TBANd: torch.Tensor, like_TBDHW: torch.Tensor) -> torch.Tensor:

@@ -43,8 +43,9 @@ class FusedBackend(TorchBackend):
             return super().convolve_all(convs, x_TBCHW)
         weight = torch.cat([conv.weight for conv in convs])
         currents = convolve(x_TBCHW, weight, None, dtype)
-        parts = currents.split([conv.out_channels for conv in convs], dim=2)
-        return [conv(x_TBCHW, part) for conv, part in zip(convs, parts, strict=True)]
+        # along rows' last dimension: so their gradients come together in this memory order
+        parts = currents.movedim(2, -1).split([conv.out_channels for conv in convs], dim=-1)
+        return [conv(x_TBCHW, part.movedim(-1, 2)) for conv, part in zip(convs, parts, strict=True)]
 
     def normalise(
         self, norm: nn.BatchNorm2d, x_TBCHW: torch.Tensor, pool_stride: int = 0

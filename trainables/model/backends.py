@@ -56,6 +56,13 @@ class TorchBackend:
 TORCH = TorchBackend()
 
 
+def grid_mean(x_TBCHW: torch.Tensor) -> torch.Tensor:
+    """`[T,B,C]`, the mean over the grid; its gradient has the memory order of what is given."""
+    if x_TBCHW.stride(2) != 1:
+        return x_TBCHW.flatten(3).mean(dim=3)
+    return x_TBCHW.movedim(2, -1).flatten(2, 3).mean(dim=2)
+
+
 class Backed(nn.Module):
     """A module that computes through a backend.
 

@@ -118,10 +118,25 @@ class Compiled:
 
 def spike_count(counts: torch.Tensor) -> int:
     """Sum of a dense tensor of bytes."""
-    total = _function("spike_count", None)
-    total.restype = ctypes.c_int64
-    found: int = total(_passed(counts), _passed(counts.numel()), _threads(counts.numel()))
+    return _reduced("spike_count", counts)
+
+
+def largest_count(counts: torch.Tensor) -> int:
+    """The largest of a dense tensor of bytes."""
+    return _reduced("largest_count", counts)
+
+
+def _reduced(name: str, counts: torch.Tensor) -> int:
+    function = _function(name, None)
+    function.restype = ctypes.c_int64
+    found: int = function(_passed(counts), _passed(counts.numel()), _threads(counts.numel()))
     return found
+
+
+@cache
+def has_pairs() -> bool:
+    """Whether this processor multiplies pairs of 16-bit integers."""
+    return bool(_library() is not None and _library().has_pairs())  # type: ignore[union-attr]
 
 
 def _threads(size: int) -> ctypes.c_int:

@@ -10,8 +10,14 @@ import torch
 from torch import nn
 
 from trainables.config import ModelConfig
-from trainables.model.attention import BlockProduct, SpikeProduct, TokenProduct, merge_heads
-from trainables.model.backends import Backed, Synapses
+from trainables.model.attention import (
+    BlockProduct,
+    SpikeProduct,
+    TokenProduct,
+    merge_heads,
+    split_heads,
+)
+from trainables.model.backends import Backed, Synapses, grid_mean
 from trainables.model.block import DropPath
 from trainables.model.embedding import POOL_STRIDE, as_frames, conv3x3
 from trainables.model.neurons import ATTENTION_THRESHOLD, make_neuron
@@ -102,7 +108,7 @@ class SpikformerAttention(FiringLayers):
         lif, norm = self.neuron(f"{name}_lif"), self.norm(f"{name}_bn")
         x_TBDHW = self.backend.fire(lif, currents_TBDHW, norm)
         # [T,B,D,H,W] -> [T,B,A,d,N] -> [T,B,A,N,d]
-        return x_TBDHW.flatten(3).unflatten(2, (self.heads, -1)).transpose(-2, -1)
+        return split_heads(x_TBDHW, self.heads)
 
 
 class SpikformerMLP(FiringLayers):
@@ -173,4 +179,4 @@ class Spikformer(nn.Module):
             ValueError: the shape or the number of timesteps does not fit the configuration.
         """
         counts = self.block.through(self.patch_embed(as_frames(x, self.config)))
-        return torch.as_tensor(self.head(counts.flatten(3).mean(dim=3)))
+        return torch.as_tensor(self.head(grid_mean(counts)))

@@ -1,9 +1,10 @@
 """Differentiable convolutions of spikes that cost what the spikes cost.
 
 On a CPU forward and weight gradient add up rows of weights and of gradients, a spike each, where
-few fire; they are dense products where many do, and on a GPU always. The input's gradient is dense
-always. Dense gradients of large 3x3 kernels go Winograd's way on a CPU. Shapes: T timesteps, B
-batch, K input channels, N output channels, H W grid, all in channels-last memory.
+few fire; they are dense products where many do, and on a GPU always. In bf16 the forward is a sum
+of integers on a CPU that has the units. The input's gradient is dense always. Dense gradients of
+3x3 kernels go Winograd's way on a CPU. Shapes: T timesteps, B batch, K input channels, N output
+channels, H W grid, all in channels-last memory.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional as nnf
 
-from trainables.model import winograd
+from trainables.model import integer, matrix, winograd
 from trainables.model.engines import engine_of
 from trainables.model.fused import channels_last, compact
 from trainables.model.spikes import SpikeTensor
@@ -24,6 +25,8 @@ aten = torch.ops.aten
 _LANES = (64, 32)
 # Above this mean count a dense product is as fast.
 DENSE_RATE = 0.3
+# Above this bf16 currents are summed as integers, where the processor can.
+INTEGER_RATE = 0.04
 # A pixel of fewer inputs has so few spikes that finding them takes longer than a dense product,
 # unless there are hardly any; not so in the weight's gradient, where they are found once.
 FEW_INPUTS = 32
@@ -32,7 +35,7 @@ FEW_SHARE = 0.1
 DENSE_GRADIENT_RATE = 0.2
 POINTS_RATE = 0.1
 # Weights of so many connections a tap repay the way to Winograd's points and back.
-FEW_CONNECTIONS = 64 * 64
+FEW_CONNECTIONS = 32 * 16
 # Dense copies are made for so many bytes of images at a time: what fits in a CPU's caches, and what
 # keeps a GPU busy.
 _CHUNK_BYTES = 2**24
@@ -57,13 +60,17 @@ class Convolve(torch.autograd.Function):
             x: spikes or analog values `[T,B,K,H,W]`.
             weight: `[N,K,1,1]` or `[N,K,3,3]`.
             bias: `[N]` or None.
-            dtype: of the currents; half precision rounds the weights too and sums in float32.
+            dtype: of the currents; half precision rounds the weights too and sums in float32, or
+                bf16 as integers (see `integer.py`).
         """
         with torch.autocast(x.device.type, enabled=False):
             rounded = _rounded(weight, dtype)
             values = compact(x.counts if isinstance(x, SpikeTensor) else x.to(dtype))
             rate = _rate(x)
-            if rate <= DENSE_RATE * (1.0 if weight.shape[1] >= FEW_INPUTS else FEW_SHARE):
+            if _pays_as_integers(values, rounded, rate, dtype):
+                out = channels_last(x, len(weight), dtype)
+                integer.convolve(values, rounded, bias, out)
+            elif rate <= DENSE_RATE * (1.0 if weight.shape[1] >= FEW_INPUTS else FEW_SHARE):
                 out = channels_last(x, len(weight), dtype)
                 _add_rows(values, rounded, bias, out)
             else:
@@ -151,6 +158,13 @@ def _pays_by_points(weight: torch.Tensor) -> bool:
     return is_cpu and size == 3 and num_outputs * num_inputs >= FEW_CONNECTIONS
 
 
+def _pays_as_integers(
+    values: torch.Tensor, weight: torch.Tensor, rate: float, dtype: torch.dtype
+) -> bool:
+    is_counts = values.dtype == torch.uint8 and dtype == torch.bfloat16
+    return is_counts and rate > INTEGER_RATE and integer.can_convolve(values, weight)
+
+
 def _lanes(num_outputs: int) -> int:
     wide, narrow = _LANES
     return narrow if num_outputs % wide else wide
@@ -227,6 +241,9 @@ def _input_gradient(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         rows_TBHWN = grad.movedim(2, -1)
         found = rows_TBHWN.flatten(0, -2) @ weight.flatten(1)
         return found.view(*rows_TBHWN.shape[:-1], -1).movedim(-1, 2)
+    if weight.shape[-1] == 1 and not engine_of(grad).is_dense:
+        rows = matrix.multiply(grad.movedim(2, -1).flatten(0, -2), weight.flatten(1))
+        return rows.view(*grad.movedim(2, -1).shape[:-1], -1).movedim(-1, 2)
     turned = weight.flip(2, 3).transpose(0, 1)
     turned = turned.contiguous(memory_format=torch.channels_last)
     if _pays_by_points(weight):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from trainables.config import ModelConfig
-from trainables.model.backends import Backed
+from trainables.model.backends import Backed, grid_mean
 from trainables.model.block import Block
 from trainables.model.embedding import PatchEmbedding, as_frames
 from trainables.model.neurons import make_neuron
@@ -53,7 +53,7 @@ class SpikingTransformer(Backed):
             ValueError: the shape or the number of timesteps does not fit the configuration.
         """
         currents = self.block.through(self.patch_embed(as_frames(x, self.config)))
-        pooled_TBD = currents.flatten(3).mean(dim=3)
+        pooled_TBD = grid_mean(currents)
         return torch.as_tensor(self.head(self.backend.fire(self.head_lif, pooled_TBD)))
 
 

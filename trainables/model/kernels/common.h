@@ -34,6 +34,7 @@ template <> struct Wide<Bf16> { using type = float; };
 
 inline float load(float x) { return x; }
 inline double load(double x) { return x; }
+inline float load(uint8_t x) { return x; }
 inline float load(Bf16 x) {
   uint32_t bits = uint32_t(x.bits) << 16;
   float value;
@@ -43,6 +44,7 @@ inline float load(Bf16 x) {
 
 inline void store(float *to, float x) { *to = x; }
 inline void store(double *to, double x) { *to = x; }
+inline void store(uint8_t *to, float x) { *to = uint8_t(x); }
 inline void store(Bf16 *to, float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
@@ -86,30 +88,3 @@ private:
   int64_t size_;
   std::vector<double> sums_;
 };
-
-// exp(x) for x <= 0: branch-free, so that the loop around it becomes vector code.
-inline float exp_negative(float x) {
-  x = x < -87.0f ? -87.0f : x;
-  const float magic = 12582912.0f; // 1.5 * 2^23: adding it rounds to an integer
-  const float n = (x * 1.44269504f + magic) - magic;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const int32_t exponent = (int32_t(n) + 127) << 23;
-  float scale;
-  std::memcpy(&scale, &exponent, 4);
-  return p * scale;
-}
-inline double exp_negative(double x) { return std::exp(x); }
-
-// Derivative of the surrogate sigma(alpha (u - threshold)), with alpha = 4.
-template <class A> inline A surrogate(A distance) {
-  const A e = exp_negative(-A(4) * std::fabs(distance));
-  const A one = A(1) + e;
-  return A(4) * e / (one * one);
-}

@@ -6,11 +6,6 @@
 
 namespace {
 
-inline float load(uint8_t x) { return x; }
-inline void store(uint8_t *to, float x) { *to = uint8_t(x); }
-using ::load;
-using ::store;
-
 struct Grid {
   int64_t images, height, width, channels, stride;
   // Of so many written pixels.

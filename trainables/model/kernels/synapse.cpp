@@ -261,3 +261,10 @@ extern "C" int64_t spike_count(const uint8_t *x, int64_t n, int threads) {
   for (int64_t i = 0; i < n; i++) total += x[i];
   return total;
 }
+
+extern "C" int64_t largest_count(const uint8_t *x, int64_t n, int threads) {
+  uint8_t largest = 0;
+#pragma omp parallel for simd schedule(static) num_threads(threads) reduction(max : largest)
+  for (int64_t i = 0; i < n; i++) largest = std::max(largest, x[i]);
+  return largest;
+}

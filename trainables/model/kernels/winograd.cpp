@@ -4,28 +4,22 @@
 // with a border of one pixel, zero outside the image; the gradient of its output is not. Points are
 // [36][tiles][channels].
 // Source: Lavin and Gray, CVPR 2016 (arXiv 1509.09308).
-#include "common.h"
+#include "lanes.h"
 
 namespace {
-
-inline float load(uint8_t x) { return x; }
-using ::load;
 
 constexpr int TILE = 4, SEEN = 6;
 constexpr int64_t POINTS = SEEN * SEEN;
 
+// A vector of channels, or a single one where few are left.
 template <class V, class A, class S> inline V widened(const S *from) {
-  A values[sizeof(V) / sizeof(A)];
-  for (size_t i = 0; i < sizeof(V) / sizeof(A); i++) values[i] = load(from[i]);
-  V v;
-  std::memcpy(&v, values, sizeof v);
-  return v;
+  if constexpr (std::is_same<V, A>::value) return A(load(*from));
+  else return load_some<true, A>(from, Lanes<A>::WIDTH);
 }
 
 template <class V, class A, class S> inline void narrowed(V v, S *to) {
-  A values[sizeof(V) / sizeof(A)];
-  std::memcpy(values, &v, sizeof v);
-  for (size_t i = 0; i < sizeof(V) / sizeof(A); i++) store(to + i, values[i]);
+  if constexpr (std::is_same<V, A>::value) store(to, v);
+  else store_some<true, A>(to, v, Lanes<A>::WIDTH);
 }
 
 // Six values of a row or column to the six points.
