@@ -4,7 +4,7 @@ Shapes: N samples, B batch, C channels, H W image, S side, T timesteps.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -129,10 +129,10 @@ class PictureSplit:
         """
         numbers = self.indices[indices.numpy()].tolist()
         if generator is None:
-            made = _workers().map(self._evaluated, numbers)
+            made = _mapped(self._evaluated, numbers)
         else:
             seeds = torch.randint(0, 2**62, (len(numbers),), generator=generator).tolist()
-            made = _workers().map(self._trained, numbers, seeds)
+            made = _mapped(self._trained, numbers, seeds)
         x_BHWC = torch.from_numpy(np.stack(list(made))).to(device)
         x = self._normalised(x_BHWC)
         if generator is not None:
@@ -341,9 +341,12 @@ def _picture_splits(
     )
 
 
-def _workers() -> ThreadPoolExecutor:
+def _mapped(work: Callable[..., np.ndarray], *given: Sequence[int]) -> Iterator[np.ndarray]:
+    num_threads = torch.get_num_threads()
+    if num_threads == 1:
+        return map(work, *given)  # the thread that feeds is one already; another only waits
     # As many as the trial was given; PIL lets go of the interpreter's lock while it works.
-    return _pool(torch.get_num_threads())
+    return _pool(num_threads).map(work, *given)
 
 
 @lru_cache(maxsize=1)
