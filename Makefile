@@ -17,10 +17,9 @@ demo: $(STAMP)  ## Search on scikit-learn's digits, ending with leaderboard and 
 	$(BIN)/spiketune status
 
 test: export OMP_NUM_THREADS ?= 1
-# Three processes on two cores: a third of the time tests wait for Ray, servers and browsers. Files
-# go in this order, which has the longest first; by numbers of tests these would come last.
-test: lint  ## Lint, types and every fast test; the longest files first
-	$(BIN)/python -m pytest -m 'not slow' -n 3 --dist loadfile --no-loadscope-reorder \
+# Three processes on two cores: a third of the time tests wait for Ray, servers and browsers.
+test: lint  ## Lint, types and every fast test
+	$(BIN)/python -m pytest -m 'not slow' -n 3 --dist loadfile \
 	  --timeout 900 --session-timeout 4200 \
 	  tests/integration tests/chaos tests/contract tests/unit
 
