@@ -26,7 +26,6 @@ from search.results import pareto, values
 
 COLOURS = ("front", "finished", "stopped", "paused", "failed", "quiet")
 _APART = 1_000_000  # more than any search has trials
-_LOG_RATIO = 8
 
 
 def name_of(entry: Entry) -> str:
@@ -85,11 +84,10 @@ def fronts_plot(found: Comparison) -> Tree:
     for trace in traces:
         trace["marker"]["color"] = trace["line"]["color"]
     across = [record.last[x] for record in seen]
-    log = bool(across) and 0 < min(across) < max(across) / _LOG_RATIO
     return drawn(
         [scatter(**trace) for trace in traces if trace["x"]],
         460,
-        xaxis=metric_axis(x, across, log=log),
+        xaxis=metric_axis(x, across),
         yaxis=axis(label(y)) | focus(lead, [record.last[y] for record in seen]),
     )
 

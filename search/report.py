@@ -11,6 +11,7 @@ from search import report_plots as plots
 from search.insight import Insight
 from search.records import TrialRecord
 from search.report_choice import Pick, chosen_networks, headline, link, picks_of
+from search.report_columns import plain_value
 from search.report_data import (
     Moment,
     history,
@@ -30,7 +31,6 @@ from search.report_table import (
     epochs_table,
     facts,
     networks,
-    plain_value,
     rates_table,
     trials_table,
 )

@@ -74,7 +74,7 @@ def _given(values: Sequence[Any], hide: Callable[[str], str]) -> Column:
     kinds = {type(value) for value in values if value is not None}
     if kinds == {float}:
         return _column("digits", values)
-    texts = [None if value is None else hide(_text(value)) for value in values]
+    texts = [None if value is None else hide(plain_value(value)) for value in values]
     if not kinds <= {int, float}:
         return _column("plain", texts)
     exact = [v if v is None or abs(v) < _EXACT or isinstance(v, float) else str(v) for v in values]
@@ -85,7 +85,8 @@ def _given(values: Sequence[Any], hide: Callable[[str], str]) -> Column:
     )
 
 
-def _text(value: object) -> str:
+def plain_value(value: object) -> str:
+    """A parameter's value for people."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -10,7 +10,16 @@ from typing import Any
 
 from search.records import TrialRecord
 from search.report_data import STATES, Moment, turns
-from search.report_plots import axis_words, label, number, quantity, short
+from search.report_plots import (
+    axis_words,
+    curve_of,
+    heights_that_matter,
+    is_wide,
+    label,
+    number,
+    quantity,
+    short,
+)
 from search.results import ObjectiveLike, pareto
 from search.svg import log_ticks, scale_of
 from search.tracking_uri import redact
@@ -28,7 +37,6 @@ WORDS = {
 MARKS = {"finished": "circle", "stopped": "triangle-down", "paused": "diamond"}
 _MOST_POINTS = 4_000  # of all learning curves together
 _LEAST_A_CURVE = 6
-_LOG_RATIO = 8
 _MOST_SQUEEZED = 3.0
 _LABEL_CHARS = 40
 _HOUR_S = 3600.0
@@ -121,16 +129,11 @@ def trade_off(
         )
     )
     lows = [px for px, _ in points.values()]
-    log = bool(lows) and 0 < min(lows) < max(lows) / _LOG_RATIO
-    shown = [
-        points[r.number][1]
-        for r in records
-        if r.number in points and (r.state == "finished" or r.number in on_front)
-    ]
+    shown = heights_that_matter(records, points, on_front)
     return drawn(
         traces,
         440,
-        xaxis=metric_axis(x, lows, log=log),
+        xaxis=metric_axis(x, lows),
         yaxis=axis(label(y)) | focus(shown, [y for _, y in points.values()]),
     )
 
@@ -148,7 +151,7 @@ def learning_curves(
         ys: list[float | None] = []
         numbers: list[int | None] = []
         for record in chosen:
-            curve = _curve(record, metric, most)
+            curve = curve_of(record, metric, most)
             xs += [epoch for epoch, _ in curve] + [None]
             ys += [value for _, value in curve] + [None]
             numbers += [record.number] * len(curve) + [None]
@@ -293,8 +296,9 @@ def axis(title: str, *, log: bool = False) -> Tree:
     return tree | {"type": "log"} if log else tree
 
 
-def metric_axis(metric: str, values: Sequence[float], *, log: bool) -> Tree:
+def metric_axis(metric: str, values: Sequence[float]) -> Tree:
     """An axis of a metric; where small energies have labels in µJ, values stay in mJ."""
+    log = is_wide(values)
     name, ticks = axis_words(metric, values, log_ticks(min(values), max(values)) if log else [])
     if name != label(metric) and not log:
         _, ticks = axis_words(metric, values, [tick for tick, _ in scale_of(values).ticks()])
@@ -311,16 +315,6 @@ def focus(heights: Sequence[float], every: Sequence[float]) -> Tree:
         return {}
     margin = 0.12 * spread
     return {"range": [min(heights) - margin, max(heights) + margin]}
-
-
-def _curve(record: TrialRecord, metric: str, most: int) -> list[tuple[int, float]]:
-    points = [
-        (e.epoch, e.metrics[metric])
-        for e in record.epochs
-        if math.isfinite(e.metrics.get(metric, math.nan))
-    ]
-    stride = max(1, -(-len(points) // most))
-    return points[:-1:stride] + points[-1:]
 
 
 def time_unit(seconds: float) -> tuple[float, str]:

@@ -1,7 +1,7 @@
 """The report's still plots, and how its metrics are named."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from html import escape
 from itertools import accumulate, pairwise
 
@@ -52,6 +52,22 @@ def axis_words(
     if metric == "energy_mj" and in_micro(values):
         return "Energy (µJ)", [(tick, f"{1e3 * tick:.6g}") for tick in ticks]
     return label(metric), [(tick, f"{tick:.6g}") for tick in ticks]
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    """Whether values need a logarithmic axis."""
+    return bool(values) and 0 < min(values) < max(values) / _LOG_RATIO
+
+
+def heights_that_matter(
+    records: Sequence[TrialRecord], points: Mapping[int, Point], on_front: Set[int]
+) -> list[float]:
+    """Heights of the trials that ran to the end or lead."""
+    return [
+        points[r.number][1]
+        for r in records
+        if r.number in points and (r.state == "finished" or r.number in on_front)
+    ]
 
 
 def number(metric: str, value: float, digits: int = 3) -> str:
@@ -120,7 +136,7 @@ def learning_curves(
     """The first objective over epochs, one line a trial, coloured by how it ended."""
     metric = objectives[0].metric
     most = min(_MAX_CURVE_POINTS, max(_LEAST_CURVE_POINTS, _MAX_POINTS // max(1, len(records))))
-    curves = {r.number: _curve(r, metric, most) for r in records}
+    curves = {r.number: curve_of(r, metric, most) for r in records}
     points = [point for curve in curves.values() for point in curve]
     x, y = scale_of(epoch for epoch, _ in points), scale_of(value for _, value in points)
     plot = Plot(
@@ -194,13 +210,9 @@ def _front(
     front = [r for r in front if r.number in points]
     on_front = {r.number for r in front}
     across = [px for px, _ in points.values()]
-    log = bool(across) and 0 < min(across) < max(across) / _LOG_RATIO
-    matter = [
-        points[r.number][1]
-        for r in records
-        if r.number in points and (r.state == "finished" or r.number in on_front)
-    ]
-    x, y = scale_of(across, log=log), _focus(matter, [height for _, height in points.values()])
+    matter = heights_that_matter(records, points, on_front)
+    x = scale_of(across, log=is_wide(across))
+    y = _focus(matter, [height for _, height in points.values()])
     x_name, x_ticks = axis_words(x_metric, across, [tick for tick, _ in x.ticks()])
     plot = Plot(name, _FRONT_IN, x, y, x_ticks, y.ticks(), (x_name, label(y_metric)))
     _scatter(plot, [r for r in records if r.number in points.keys() - on_front], points)
@@ -256,9 +268,10 @@ def _drawn_as(record: TrialRecord) -> TrialState:
     return "stopped" if record.state == "paused" else record.state
 
 
-def _curve(record: TrialRecord, metric: str, most: int) -> list[Point]:
+def curve_of(record: TrialRecord, metric: str, most: int) -> list[tuple[int, float]]:
+    """A trial's epochs and values, thinned to about so many; the last one stays."""
     points = [
-        (float(e.epoch), e.metrics[metric])
+        (e.epoch, e.metrics[metric])
         for e in record.epochs
         if math.isfinite(e.metrics.get(metric, math.nan))
     ]

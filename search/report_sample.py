@@ -17,12 +17,10 @@ class Shown:
 
     Attributes:
         records: in the search's order.
-        of: how many trials the search has.
         note: a sentence for captions that says what is left out; empty if nothing is.
     """
 
     records: tuple[TrialRecord, ...]
-    of: int
     note: str
 
     @property
@@ -46,7 +44,7 @@ def shown_trials(
         most: how many are drawn, where those that matter are fewer.
     """
     if len(records) <= most:
-        return Shown(tuple(records), len(records), "")
+        return Shown(tuple(records), "")
     kept = {record.number for record in front} | {moment.trial for moment in turns(moments)}
     rest = {s: [r.number for r in records if r.state == s and r.number not in kept] for s in STATES}
     room = max(0, most - len(kept)) / max(1, sum(map(len, rest.values())))
@@ -58,4 +56,4 @@ def shown_trials(
         f"Drawn are {len(drawn):,} of {len(records):,} trials: all that no other beats now or beat "
         "when they ended, and of the rest a sample of each fate in proportion."
     )
-    return Shown(drawn, len(records), note)
+    return Shown(drawn, note)

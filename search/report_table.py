@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from search.records import TrialRecord
-from search.report_columns import columns_of, shown_metrics
+from search.report_columns import columns_of, plain_value, shown_metrics
 from search.report_data import epochs_by_state, retrain_command
 from search.report_figures import WORDS, cell
 from search.report_plots import label, quantity, short
@@ -153,11 +153,6 @@ def facts(info: Mapping[str, str]) -> str:
         shown = f"<code>{text}</code>" if name == "command" else text
         entries.append(f"<dt>{escape(redact(name))}</dt><dd>{shown}</dd>")
     return f'<dl class="facts">{"".join(entries)}</dl>'
-
-
-def plain_value(value: object) -> str:
-    """A parameter's value for people."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _exact(record: TrialRecord) -> str:

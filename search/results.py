@@ -71,11 +71,10 @@ def still_leading(
         value: of the newcomer.
         modes: direction of each objective.
     """
-    loss = _losses(value, modes)
-    losses = [_losses(member, modes) for member in front]
-    if any(dominates(other, loss) for other in losses):
-        return None
-    return [m for m, other in zip(front, losses, strict=True) if not dominates(loss, other)]
+    beaten = _beaten(value, front, modes)
+    return (
+        None if beaten is None else [m for m, gone in zip(front, beaten, strict=True) if not gone]
+    )
 
 
 def beats(
@@ -86,11 +85,20 @@ def beats(
     value = values(record, objectives)
     if value is None:
         return None
-    loss = _losses(value, modes)
-    others = [(_losses(values(m, objectives) or (), modes), m) for m in front]
-    if any(dominates(other, loss) for other, _ in others):
+    beaten = _beaten(value, [values(member, objectives) or () for member in front], modes)
+    if beaten is None:
         return None
-    return [member for other, member in others if dominates(loss, other)]
+    return [member for member, gone in zip(front, beaten, strict=True) if gone]
+
+
+def _beaten(
+    value: tuple[float, ...], front: Sequence[tuple[float, ...]], modes: Sequence[Mode]
+) -> list[bool] | None:
+    """Which members of a Pareto set a value beats; None when it does not belong to the set."""
+    loss, losses = _losses(value, modes), [_losses(member, modes) for member in front]
+    if any(dominates(other, loss) for other in losses):
+        return None
+    return [dominates(loss, other) for other in losses]
 
 
 def hypervolume(

@@ -14,8 +14,8 @@ from chromium import BROWSER, READY, Page, drawn, seen
 
 from search.records import Attempt, EpochRecord, TrialRecord, TrialState
 from search.report import write_report
+from search.report_columns import plain_value
 from search.report_figures import cell
-from search.report_table import plain_value
 from search.results import pareto, rows
 from spaces.schema import Objective
 
