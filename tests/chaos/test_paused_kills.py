@@ -1,6 +1,5 @@
 """Drivers that end while trials wait at rungs: what waited waits, what went on goes on."""
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -18,27 +17,29 @@ from mlflow import MlflowClient
 from test_driver_kills import kill_and_resume
 
 PAUSES = ("stopping.name=asha_promotion",)
+HANGS = 1  # a trial
 
 
 def wait_for_pauses(search: FakeSearch, driver: Driver, num: int) -> None:
-    """Return once so many trials wait, or the driver has ended."""
+    """Return once so many trials wait."""
     deadline = time.monotonic() + END_S
-    while not driver.wait(0.05):
+    while sum(r.state == "paused" for r in search.records()) < num:
         assert time.monotonic() < deadline, search.log
-        if search.exists and sum(r.state == "paused" for r in search.records()) >= num:
-            return
+        assert not driver.wait(0.05), search.log
 
 
 def test_a_driver_that_ends_while_trials_wait_loses_nothing(
     tmp_path: Path, cluster: str, empty_store: Path
 ) -> None:
-    search = with_store(FakeSearch(tmp_path, cluster, PAUSES), empty_store)
+    patient = (*PAUSES, f"stopping.trial_timeout_s={END_S}")
+    search = with_store(FakeSearch(tmp_path, cluster, patient), empty_store)
+    search.tell(HANGS, "hang", "hang")  # no driver comes to the end before its signal
     for how, num in ((signal.SIGKILL, 1), (signal.SIGINT, 2)):
         before = search.records() if search.exists else []
         with search.driver() as driver:
             search.wait_for_notes(driver, 1)  # it listens to signals
             wait_for_pauses(search, driver, num)
-            os.kill(driver.pid, how)
+            assert driver.signal(how)
             assert driver.wait(END_S)
             assert driver.returncode == (-how if how == signal.SIGKILL else 128 + how), search.log
         after = search.records()

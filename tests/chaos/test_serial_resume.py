@@ -1,6 +1,5 @@
 """A search run one trial at a time and interrupted does what the uninterrupted one does."""
 
-import os
 import random
 import signal
 from pathlib import Path
@@ -41,8 +40,7 @@ def interrupt(search: FakeSearch, after: int, how: signal.Signals) -> None:
     """End a driver by a signal once the trials have noted `after` lines more."""
     with search.driver() as driver:
         search.wait_for_notes(driver, after)
-        if not driver.wait(0):
-            os.kill(driver.pid, how)
+        driver.signal(how)
         assert driver.wait(END_S)
         assert driver.returncode in (0, 128 + how, -how), search.log
 

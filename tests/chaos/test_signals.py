@@ -1,6 +1,5 @@
 """SIGINT and SIGTERM at any moment: an orderly end, and a resume that loses nothing."""
 
-import os
 import random
 import signal
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ def interrupt(
             search.wait_for_notes(driver, rng.randint(1, 25))
         for number in how:
             if not driver.wait(rng.uniform(0.0, 0.2)):
-                os.kill(driver.pid, number)
+                driver.signal(number)
         assert driver.wait(END_S), search.log
         return driver.returncode
 
