@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ _ENVIRONMENT = {
 }
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 OBJECT_STORE_BYTES = 256 * 2**20
+ANSWER_S = 10.0
 
 
 def prepare_environment() -> None:
@@ -89,10 +91,25 @@ def ray_session(
         if address is None:
             _start_local(num_cpus, dashboard=dashboard)
         else:
+            _must_answer(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         yield
     finally:
         ray.shutdown()
+
+
+def _must_answer(address: str) -> None:
+    """Ray itself waits for minutes where nothing answers, and ends the process after that."""
+    host, _, port = address.rpartition(":")
+    if "/" in host or not host or not port.isdecimal():
+        return  # `auto` and other names that Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(
+            f"a Ray cluster must answer at {address}, but: {error}; is it started (`ray status` "
+            "on its head), and is this its address, as `ray start --head` printed it?"
+        ) from error
 
 
 def _start_local(num_cpus: int | None, *, dashboard: bool) -> None:

@@ -1,11 +1,8 @@
 """`spiketune search|resume|best|report`."""
 
-import gc
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -150,25 +147,12 @@ def report_command(name: str, output: str, runs: Path) -> None:
     from search.reporting import report_numbers, report_search
 
     folder = SearchFolder(runs, name)
-    with _no_cycles():
-        found = read(folder)
-        told = found.spec, folder, found.records
-        if output == "json":
-            click.echo(json.dumps(report_numbers(*told, running=found.is_driven), indent=2))
-        else:
-            click.echo(str(report_search(*told, running=found.is_driven)))
-
-
-@contextmanager
-def _no_cycles() -> Iterator[None]:
-    """Do not look for cycles among the records of a large search, which takes seconds."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+    found = read(folder)
+    told = found.spec, folder, found.records
+    if output == "json":
+        click.echo(json.dumps(report_numbers(*told, running=found.is_driven), indent=2))
+    else:
+        click.echo(str(report_search(*told, running=found.is_driven)))
 
 
 def best_tree(spec: SearchSpec, name: str, records: list[TrialRecord]) -> dict[str, Any]:

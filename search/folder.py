@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ class SearchFolder:
                 f"with a dot, but got {self.name[:80]!r}"
             )
 
-    @property
+    @cached_property
     def path(self) -> Path:
-        """The folder itself."""
+        """The folder itself, wherever the process goes."""
         return self.runs.resolve() / self.name
 
     @property

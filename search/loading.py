@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.engine import Connection, Engine
 
+from search.cycles import no_cycles
 from search.database import LedgerError, reading
 from search.records import PAUSED, Attempt, EpochRecord, Session, TrialRecord
 from search.seal import SealError, unsealed
@@ -100,7 +101,7 @@ def load(engine: Engine, where: str, study_id: int, name: str) -> Loaded:
     Raises:
         LedgerError: something was altered or is missing; the message names the place.
     """
-    with reading(engine) as connection:
+    with no_cycles(), reading(engine) as connection:
         try:
             return Loader(connection, where, study_id, name).load()
         # A value that is sealed and yet not what it must be is another program's.

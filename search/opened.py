@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from search.folder import SearchFolder, find_folder
 from search.following import read
 from search.records import TrialRecord
-from search.results import best, pareto, rank
+from search.results import best, is_over, pareto, rank
 from spaces.schema import SearchSpec
 from trainables.config import TrialConfig
 from trainables.errors import CheckpointError, InputError
@@ -99,11 +99,8 @@ class Search:
         """`running`; `finished`: the budget or the space is used up; `interrupted`: neither."""
         if self._is_running:
             return "running"
-        budget, count = self.spec.budget, len(self._records)
-        used = self._reading.used_s >= budget.most_s
-        enough = min(budget.trials, self.spec.search_space.cardinality())
-        ended = all(record.has_ended for record in self._records)
-        return "finished" if ended and (count >= enough or used) else "interrupted"
+        over = is_over(self.spec, self._records, self._reading.used_s)
+        return "finished" if over else "interrupted"
 
     @property
     def trials(self) -> "pd.DataFrame":

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from search.cycles import no_cycles
 from search.folder import SearchFolder
 from search.insight import insight
 from search.records import TrialRecord
@@ -24,19 +25,20 @@ def report_search(
         records: its trials.
         running: whether a driver still runs it.
     """
-    write_report(
-        folder.report,
-        folder.name,
-        _report_info(spec, folder),
-        records,
-        spec.objectives,
-        spec.base_config.train.total_epochs,
-        check_text(records, spec.stopping_metric, spec.stopping_mode),
-        insight(spec, records),
-        stopping_check(records, spec.stopping_metric, spec.stopping_mode),
-        folder.runs_option,
-        running=running,
-    )
+    with no_cycles():
+        write_report(
+            folder.report,
+            folder.name,
+            _report_info(spec, folder),
+            records,
+            spec.objectives,
+            spec.base_config.train.total_epochs,
+            check_text(records, spec.stopping_metric, spec.stopping_mode),
+            insight(spec, records),
+            stopping_check(records, spec.stopping_metric, spec.stopping_mode),
+            folder.runs_option,
+            running=running,
+        )
     return folder.report
 
 
@@ -44,17 +46,18 @@ def report_numbers(
     spec: SearchSpec, folder: SearchFolder, records: list[TrialRecord], *, running: bool = False
 ) -> dict[str, Any]:
     """What `report.json` of a search holds; arguments as of `report_search`."""
-    return report_tree(
-        folder.name,
-        _report_info(spec, folder),
-        records,
-        spec.objectives,
-        spec.base_config.train.total_epochs,
-        stopping_check(records, spec.stopping_metric, spec.stopping_mode),
-        insight(spec, records),
-        folder.runs_option,
-        running=running,
-    )
+    with no_cycles():
+        return report_tree(
+            folder.name,
+            _report_info(spec, folder),
+            records,
+            spec.objectives,
+            spec.base_config.train.total_epochs,
+            stopping_check(records, spec.stopping_metric, spec.stopping_mode),
+            insight(spec, records),
+            folder.runs_option,
+            running=running,
+        )
 
 
 def _report_info(spec: SearchSpec, folder: SearchFolder) -> dict[str, str]:

@@ -5,9 +5,12 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from search.records import TrialRecord
+
+if TYPE_CHECKING:
+    from spaces.schema import SearchSpec
 
 Mode = Literal["min", "max"]
 
@@ -28,8 +31,16 @@ def values(record: TrialRecord, objectives: Sequence[ObjectiveLike]) -> tuple[fl
     """Objective values of a trial's last epoch; None unless it counts and all are finite."""
     if not record.counts:
         return None
-    found = tuple(record.last.get(objective.metric, math.nan) for objective in objectives)
-    return found if all(math.isfinite(value) for value in found) else None
+    last = record.last
+    found = tuple([last.get(objective.metric, math.nan) for objective in objectives])
+    return found if all(map(math.isfinite, found)) else None
+
+
+def is_over(spec: "SearchSpec", records: Sequence[TrialRecord], used_s: float) -> bool:
+    """Whether every trial has ended and trials, points of the space or hours are used up."""
+    enough = min(spec.budget.trials, spec.search_space.cardinality())
+    used = len(records) >= enough or used_s >= spec.budget.most_s
+    return used and all(record.has_ended for record in records)
 
 
 def badness(record: TrialRecord, objectives: Sequence[ObjectiveLike]) -> tuple[float, ...] | None:
@@ -213,7 +224,7 @@ def _by_loss(
 
 def _losses(point: Sequence[float], modes: Sequence[Mode]) -> tuple[float, ...]:
     return tuple(
-        -value if mode == "max" else value for value, mode in zip(point, modes, strict=True)
+        [-value if mode == "max" else value for value, mode in zip(point, modes, strict=True)]
     )
 
 

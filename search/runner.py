@@ -21,6 +21,7 @@ from search.packing import Packing, machines_here, packing_here, slots_here
 from search.recorded import create_ledger, open_ledger, take_ledger
 from search.records import TrialRecord
 from search.reporting import report_search
+from search.results import is_over
 from search.screening import check_screen
 from search.signals import Interruption, interruption
 from search.study import Ledger
@@ -29,7 +30,6 @@ from search.tracking import Tracker, TrackerConfig, preload, redact, resolve_uri
 from search.tracking_uri import check_reachable
 from search.versions import versions
 from spaces.schema import SearchSpec
-from trainables.data import check_data
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ def start_search(
         )
     spec = with_warm_points(spec, folder)
     with interruption() as received:
-        check_data(spec.base_config)
-        check_screen(spec)
+        _check(spec)
         uri = _tracking_uri(spec, folder)
         with _session(spec, folder, address):
             received.install()
@@ -123,6 +122,9 @@ def resume_search(
         force: go on under other versions, and without what a damaged log has lost.
         opened: what `open_ledger` returned, not to be read again; it is closed at the end.
 
+    Where nothing is left to run it needs neither data nor Ray: what a full disk or a silent MLflow
+    did not take is sent, and the report is written.
+
     Raises:
         InputError: another driver runs it, versions differ, data are missing, or the cluster
             cannot hold a trial.
@@ -136,8 +138,11 @@ def resume_search(
         try:
             take_ledger(folder, ledger, force=force)
             received.resume = resume_command(folder)
-            check_data(spec.base_config)
-            check_screen(spec)
+            if is_over(spec, ledger.records, ledger.used_s(time.time())):
+                received.install()
+                uri = _tracking_uri(spec, folder)
+                return _run(spec, folder, ledger, None, uri, watcher, received, trainable)
+            _check(spec)
             uri = _tracking_uri(spec, folder)
             with _session(spec, folder, address):
                 received.install()
@@ -167,6 +172,13 @@ def resume_command(folder: SearchFolder) -> str:
     return f"spiketune resume {folder.name}{folder.runs_option}"
 
 
+def _check(spec: SearchSpec) -> None:
+    from trainables.data import check_data  # torch: a search with nothing left needs none
+
+    check_data(spec.base_config)
+    check_screen(spec)
+
+
 def _tracking_uri(spec: SearchSpec, folder: SearchFolder) -> str:
     uri = resolve_uri(spec.tracking.uri, folder.runs)
     if spec.tracking.required:
@@ -179,7 +191,7 @@ def _run(
     spec: SearchSpec,
     folder: SearchFolder,
     ledger: Ledger,
-    packing: Packing,
+    packing: Packing | None,
     uri: str,
     watcher: Watcher,
     received: Interruption,
@@ -190,10 +202,12 @@ def _run(
     tracker = Tracker(tracker_config(spec, folder, ledger.search_id, uri))
     try:
         tracker.start()
-        tracker.search_started(_params(spec), versions(), _artifacts(folder), _datasets(spec))
+        data = [] if packing is None else _datasets(spec)
+        tracker.search_started(_params(spec), versions(), _artifacts(folder), data)
         director = Director(spec, folder, ledger, tracker, watcher)
         received.listen(lambda: setattr(director, "closing", True))
-        _fit(director, folder, packing, trainable)
+        if packing is not None:  # else there is nothing left to run
+            _fit(director, folder, packing, trainable)
         if director.failure is not None:
             raise director.failure
         ledger.check_held()
@@ -204,10 +218,14 @@ def _run(
     return Outcome(
         records=ledger.records,
         signal_number=received.number,
-        exhausted=director.exhausted,
+        exhausted=director.exhausted or (packing is None and _is_exhausted(spec, ledger.records)),
         unsent=tracker.pending,
         seconds=time.monotonic() - start,
     )
+
+
+def _is_exhausted(spec: SearchSpec, records: list[TrialRecord]) -> bool:
+    return spec.search_space.cardinality() <= len(records) < spec.budget.trials
 
 
 def tracker_config(

@@ -2,12 +2,14 @@
 
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_search import END_S, METRICS, FakeSearch, assert_whole, with_store
 
+from search.folder import SearchFolder
 from search.records import TrialRecord
 
 TRIALS = 8
@@ -67,3 +69,20 @@ def test_a_search_interrupted_anywhere_does_the_same(
     search.run()
     assert history(search.records()) == uninterrupted
     assert_whole(search, TRIALS)
+
+
+def test_a_search_that_is_over_needs_no_cluster(
+    tmp_path: Path, cluster: str, empty_store: Path
+) -> None:
+    two = "space={model.width: {choice: [16, 24]}}"
+    search = with_store(FakeSearch(tmp_path, cluster, (*SERIAL, two)), empty_store)
+    search.run()
+    assert search.log.count("exhausted") == 1
+    before = search.records()
+    report = SearchFolder(search.runs, search.name).report
+    report.unlink()
+    replace(search, address="127.0.0.1:1").run()  # nothing answers there
+    assert search.records() == before
+    assert report.is_file()
+    assert search.log.count("exhausted") == 2
+    assert_whole(search, 2)

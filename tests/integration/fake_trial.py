@@ -166,6 +166,8 @@ def main(what: str, runs: str, name: str, space: str, *overrides: str) -> int:
     except SpiketuneError as error:
         sys.stderr.write(f"Error: {error}\n")
         return error.exit_code
+    if outcome.exhausted:
+        sys.stdout.write("exhausted\n")
     return 128 + outcome.signal_number if outcome.signal_number else 0
 
 

@@ -13,6 +13,7 @@ from mlflow_server import MlflowServer
 from processes import PATIENCE_S, ray_cluster, wait_for, worker_of
 from tiny_search import running, spiketune, spiketune_json, write_space
 
+from search.folder import SearchFolder
 from search.records import EpochRecord, TrialRecord
 from search.results import pareto
 from search.study import Ledger
@@ -130,6 +131,14 @@ def test_a_taken_name_is_refused(finished: Path) -> None:
     assert "exists already" in done.stderr
     assert "Traceback" not in done.stderr
     assert (finished / "runs" / "tiny" / "study.db").read_bytes() == before
+
+
+def test_an_address_where_nothing_answers_is_told_at_once(tmp_path: Path) -> None:
+    write_space(tmp_path)
+    done = spiketune(tmp_path, "search", "tiny.yaml", "--address", "127.0.0.1:1", code=1)
+    assert "must answer at 127.0.0.1:1, but: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not SearchFolder(tmp_path / "runs", "tiny").exists
 
 
 def test_train_from_a_trial_gives_its_numbers_and_evaluates(finished: Path) -> None:
