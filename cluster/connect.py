@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trainables.errors import SpiketuneError
+from trainables.errors import InputError, SpiketuneError
 
 # Read when ray is imported: no call home, no loggers that we do not use, our own progress display.
 _ENVIRONMENT = {
@@ -26,6 +26,7 @@ _ENVIRONMENT = {
 }
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 OBJECT_STORE_BYTES = 256 * 2**20
+AUTO = "auto"  # the cluster that this machine is part of
 ANSWER_S = 10.0
 
 
@@ -63,6 +64,20 @@ def keep_credentials() -> None:
     class_cache.ENV_VARS_TO_PROPAGATE = {name for name in named if not name.startswith("AWS_")}
 
 
+def check_address(address: str) -> None:
+    """Refuse what can be no cluster's address.
+
+    Raises:
+        InputError: it is neither `auto` nor host:port.
+    """
+    host, _, port = address.rpartition(":")
+    names_port = port.isascii() and port.isdecimal() and 0 < int(port) < 2**16
+    if address != AUTO and not (host and "/" not in host and names_port):
+        raise InputError(
+            f"--address must be `auto` or host:port of a running Ray cluster, but got {address!r}"
+        )
+
+
 @contextmanager
 def ray_session(
     address: str | None, num_cpus: int | None = None, *, dashboard: bool = False
@@ -78,6 +93,7 @@ def ray_session(
 
     Raises:
         ConnectionError: no cluster answers at the address.
+        InputError: it is none.
         SpiketuneError: Ray's own processes do not come up here.
     """
     prepare_environment()
@@ -100,12 +116,13 @@ def ray_session(
 
 def _must_answer(address: str) -> None:
     """Ray itself waits for minutes where nothing answers, and ends the process after that."""
+    check_address(address)
+    if address == AUTO:
+        return
     host, _, port = address.rpartition(":")
-    if "/" in host or not host or not port.isdecimal():
-        return  # `auto` and other names that Ray knows
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConnectionError(
             f"a Ray cluster must answer at {address}, but: {error}; is it started (`ray status` "
             "on its head), and is this its address, as `ray start --head` printed it?"

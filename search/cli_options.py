@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cluster.connect import check_address
 from search.folder import SearchFolder
 from search.records import TrialRecord
 from spaces.loader import load_trial_config
@@ -80,8 +81,17 @@ def address_option(command: F) -> F:
     return click.option(
         "--address",
         metavar="A",
+        callback=_checked_address,
         help="A Ray cluster that runs already: `auto` or host:port. Default: this machine.",
     )(command)
+
+
+def _checked_address(
+    _ctx: click.Context, _option: click.Parameter, given: str | None
+) -> str | None:
+    if given is not None:
+        check_address(given)
+    return given
 
 
 def make_console() -> Console:

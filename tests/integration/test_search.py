@@ -7,12 +7,14 @@ from pathlib import Path
 
 import optuna
 import pytest
+from click.testing import CliRunner
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_server import MlflowServer
 from processes import PATIENCE_S, ray_cluster, wait_for, worker_of
 from tiny_search import running, spiketune, spiketune_json, write_space
 
+from search.cli import main
 from search.folder import SearchFolder
 from search.records import EpochRecord, TrialRecord
 from search.results import pareto
@@ -137,6 +139,10 @@ def test_an_address_where_nothing_answers_is_told_at_once(tmp_path: Path) -> Non
     write_space(tmp_path)
     done = spiketune(tmp_path, "search", "tiny.yaml", "--address", "127.0.0.1:1", code=1)
     assert "must answer at 127.0.0.1:1, but: " in done.stderr
+    for given in ("localhost", ":6379", "ray://127.0.0.1:10001", "head:0", "head:65536"):
+        wrong = CliRunner().invoke(main, ["resume", "tiny", "--address", given])
+        assert isinstance(wrong.exception, SystemExit)
+        assert (wrong.exit_code, "must be `auto` or host:port" in wrong.stderr) == (2, True), given
     assert "Traceback" not in done.stderr
     assert not SearchFolder(tmp_path / "runs", "tiny").exists
 
