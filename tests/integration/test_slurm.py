@@ -1,14 +1,13 @@
 """The Slurm script as Slurm would run it, on one node; Slurm's own commands are stood in for."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from mlflow_server import free_port
-from processes import descendants, kill_all
+from processes import kill_all
 from tiny_search import GONE_S, environment, write_space
 
 from cluster import launch_files
@@ -59,8 +58,6 @@ def test_a_search_runs_in_an_allocation_and_leaves_nothing(tmp_path: Path) -> No
         output, _ = process.communicate(timeout=400)
         assert process.returncode == 0, output
     finally:
-        for pid in descendants(process.pid):
-            os.kill(pid, signal.SIGKILL)
         kill_all(process.pid)
         process.wait(timeout=GONE_S)
     assert "Leaderboard" in output
