@@ -24,6 +24,7 @@ def sync_command(name: str, timeout_s: float, runs: Path) -> None:
     """Send MLflow what the search NAME could not send while it ran."""
     from search.director import trial_files
     from search.runner import tracker_config
+    from search.stored import stored_folder
 
     folder = SearchFolder(runs, name)
     spec, ledger = open_ledger(folder)
@@ -35,12 +36,13 @@ def sync_command(name: str, timeout_s: float, runs: Path) -> None:
             )
         uri = resolve_uri(spec.tracking.uri, folder.runs)
         config = tracker_config(spec, folder, ledger.search_id, uri)
+        store = stored_folder(spec, folder.name, ledger.search_id)
     finally:
         ledger.close()
     if not (folder.spool / "events.jsonl").is_file():
         click.echo(f"{name}: nothing is left to send")
         return
-    left = sync(config, timeout_s, ledger.records, partial(trial_files, folder))
+    left = sync(config, timeout_s, ledger.records, partial(trial_files, folder, store))
     if left:
         raise SpiketuneError(
             f"everything must be sent, but {left} events are left in {folder.spool}; try again"

@@ -18,7 +18,7 @@ from search.database import LedgerError
 from search.folder import SearchFolder
 from search.packing import OUT_OF_MEMORY_ADVICE, Shares
 from search.propose import distributions
-from search.pruning import Front, remove_checkpoints
+from search.pruning import Front
 from search.records import MissingEpochError, Outcome, Pause, TrialRecord
 from search.retries import (
     HOST_OUT_OF_MEMORY,
@@ -34,10 +34,12 @@ from search.retries import (
 from search.rules import stopping_rule
 from search.screening import Chooser, ScreenError
 from search.stopping import Decision, health, promotion
+from search.stored import Remover, StoredFile, stored_folder
 from search.study import Ledger
 from search.tracking import Tracker
 from spaces.schema import SearchSpec
 from trainables.files import BEST
+from trainables.remote import StoredFolder
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +95,8 @@ class Director:
         self.failure: LedgerError | ScreenError | None = None
         self.exhausted = False
         self._folder = folder
+        self.store = stored_folder(spec, folder.name, ledger.search_id)
+        self._remover = Remover(folder, self.store)
         self._tracker = tracker
         self._watcher = watcher
         self._clock = clock
@@ -103,7 +107,7 @@ class Director:
         self.shares = Shares(ledger.records)
         self._front = Front(spec.objectives)
         self._deadline_s = clock() + spec.budget.most_s - ledger.used_s(time.time())
-        tracker.catch_up(ledger.records, partial(trial_files, folder))
+        tracker.catch_up(ledger.records, partial(trial_files, folder, self.store))
         for record in ledger.records:
             if record.has_ended:
                 self._prune(record)
@@ -154,6 +158,10 @@ class Director:
                 self._lose(number, loss)
         except LedgerError as error:
             self._fail(error)
+
+    def close(self, timeout_s: float) -> None:
+        """Wait for what is done beside the decisions, but no longer than that."""
+        self._remover.close(timeout_s)
 
     @property
     def out_of_time(self) -> bool:
@@ -245,6 +253,8 @@ class Director:
             "folder": str(self._folder.trial(record.number)),
             "threads": int(self.spec.resources.cpus),
         }
+        if self.store is not None:
+            config["store"] = self.store.below(record.name).address
         return Assignment(record.number, config | self.shares.asked(record))
 
     def _take(self, record: TrialRecord, result: Mapping[str, Any]) -> bool:
@@ -319,7 +329,7 @@ class Director:
             self._end(number, Outcome("failed", loss.reason))
             return
         pause_s = backoff_s(record.attempts)
-        logger.warning("trial %s: %s; again in %g s", record.name, loss.reason, pause_s)
+        logger.warning("trial %s: %s; again in %g s", record.name, loss, pause_s)
         self._waiting[number] = self._clock() + pause_s
         self._watcher.trial_changed(record)
 
@@ -357,13 +367,13 @@ class Director:
 
     def _ended(self, record: TrialRecord) -> None:
         self._running.discard(record.number)
-        self._tracker.trial_ended(record, trial_files(self._folder, record))
+        self._tracker.trial_ended(record, trial_files(self._folder, self.store, record))
         self._watcher.trial_changed(record)
         self._prune(record)
 
     def _prune(self, record: TrialRecord) -> None:
         for loser in self._front.ended(record):
-            remove_checkpoints(self._folder.trial(loser.number))
+            self._remover.remove(loser)
 
     def _fail(self, error: LedgerError | ScreenError) -> None:
         """Nothing can be remembered, or chosen, any more, so nothing is decided any more."""
@@ -371,13 +381,17 @@ class Director:
         self.failure = error
 
 
-def trial_files(folder: SearchFolder, record: TrialRecord) -> dict[str, str | Path]:
+def trial_files(
+    folder: SearchFolder, store: StoredFolder | None, record: TrialRecord
+) -> dict[str, str | Path | StoredFile]:
     """What the tracker keeps of a trial that has ended: last firing rates, best checkpoint."""
-    files: dict[str, str | Path] = {}
+    files: dict[str, str | Path | StoredFile] = {}
     rates = record.extra.get("layer_rates")
     if rates:
         files["firing_rates.json"] = json.dumps(rates, indent=2)
     best = folder.trial(record.number) / BEST
-    if best.is_file() and record.state == "finished":
+    if store is not None and record.state == "finished":
+        files[f"checkpoint/{BEST}"] = StoredFile(store.below(record.name), BEST)
+    elif best.is_file() and record.state == "finished":
         files[f"checkpoint/{BEST}"] = best
     return files

@@ -19,6 +19,7 @@ class Reading:
 
     Attributes:
         spec: the search.
+        search_id: the ledger's.
         records: its trials.
         holder: who holds its lease, dead or alive.
         used_s: seconds that drivers have spent on it.
@@ -26,6 +27,7 @@ class Reading:
     """
 
     spec: SearchSpec
+    search_id: str
     records: list[TrialRecord]
     holder: Holder | None
     used_s: float
@@ -47,8 +49,9 @@ def read(folder: SearchFolder) -> Reading:
     began = time.monotonic()
     spec, ledger = open_ledger(folder)
     try:
-        used_s = ledger.used_s(time.time())
-        return Reading(spec, ledger.records, ledger.holder, used_s, time.monotonic() - began)
+        used_s, search_id = ledger.used_s(time.time()), ledger.search_id
+        took_s = time.monotonic() - began
+        return Reading(spec, search_id, ledger.records, ledger.holder, used_s, took_s)
     finally:
         ledger.close()
 

@@ -1,8 +1,9 @@
 """A search as a Python object, for notebooks and scripts: `open_search`."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -13,10 +14,12 @@ from search.folder import SearchFolder, find_folder
 from search.following import read
 from search.records import TrialRecord
 from search.results import best, is_over, pareto, rank
+from search.stored import fetched_best, stored_folder
 from spaces.schema import SearchSpec
 from trainables.config import TrialConfig
 from trainables.errors import CheckpointError, InputError
 from trainables.files import BEST
+from trainables.remote import StoredFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +41,6 @@ class FoundTrial:
         params: what the search chose, under the YAML's names.
         metrics: of its last epoch.
         config: everything it depends on.
-        checkpoint: of its best epoch by validation accuracy; None where that is not kept.
     """
 
     number: int
@@ -46,7 +48,16 @@ class FoundTrial:
     params: Mapping[str, Any]
     metrics: Mapping[str, float]
     config: TrialConfig = field(repr=False)
-    checkpoint: Path | None
+    _fetch: Callable[[], Path | None] = field(repr=False, compare=False)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Of its best epoch by validation accuracy; None where that is not kept.
+
+        Raises:
+            CheckpointError: it lies in a store that does not answer.
+        """
+        return self._fetch()
 
 
 class Search:
@@ -178,11 +189,12 @@ class Search:
                 raise InputError(f"no trial of {self.name} has a result yet")
         record = self._record(trial)
         path = self._checkpoint(record)
-        if not path.is_file():
+        if path is None:
             raise CheckpointError(
-                f"{path}: no such checkpoint; trial {record.number} is {record.state}, and only "
-                "finished trials and the Pareto set keep theirs: `spiketune train --from "
-                f"{self.name}:{record.number}{self._folder.runs_option}` trains it again"
+                f"{self._place(record)}: no such checkpoint; trial {record.number} is "
+                f"{record.state}, and only finished trials and the Pareto set keep theirs: "
+                f"`spiketune train --from {self.name}:{record.number}{self._folder.runs_option}` "
+                "trains it again"
             )
         return load_network(path, device)
 
@@ -226,18 +238,30 @@ class Search:
                 f"of spiketune, but: {error}"
             ) from error
 
-    def _checkpoint(self, record: TrialRecord) -> Path:
-        return self._folder.trial(record.number) / BEST
+    def _checkpoint(self, record: TrialRecord) -> Path | None:
+        store = self._store
+        if store is not None:
+            return fetched_best(store, self._folder, record.number)
+        path = self._folder.trial(record.number) / BEST
+        return path if path.is_file() else None
+
+    def _place(self, record: TrialRecord) -> str:
+        store = self._store
+        folder = self._folder.trial(record.number) if store is None else store.below(record.name)
+        return f"{folder}/{BEST}"
+
+    @property
+    def _store(self) -> StoredFolder | None:
+        return stored_folder(self.spec, self.name, self._reading.search_id)
 
     def _found(self, record: TrialRecord) -> FoundTrial:
-        path = self._checkpoint(record)
         return FoundTrial(
             number=record.number,
             state=record.state,
             params=dict(record.params),
             metrics=dict(record.last),
             config=self._config(record),
-            checkpoint=path if path.is_file() else None,
+            _fetch=partial(self._checkpoint, record),
         )
 
 

@@ -19,6 +19,7 @@ _NODE = re.compile(
 )
 _UNREACHABLE = re.compile(r"ActorUnavailableError|is unavailable:")
 _MEMORY = re.compile(r"running low on memory|OutOfMemoryError")
+_STORE = re.compile(r"^(?:\w+\.)*StoreError: (.+)$", re.M)
 _RAISED = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception))\b", re.M)
 
 
@@ -29,10 +30,16 @@ class Loss:
     Attributes:
         reason: for the ledger.
         charged: whether it counts against the retries.
+        detail: for the log.
     """
 
     reason: str
     charged: bool
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """Reason and detail."""
+        return f"{self.reason} ({self.detail})" if self.detail else self.reason
 
 
 OUT_OF_MEMORY = "out_of_memory"
@@ -47,7 +54,7 @@ INTERRUPTED = Loss("interrupted", charged=False)
 def loss_of(error: str) -> Loss:
     """Tell from Ray's error text what a worker was lost to.
 
-    A machine that is gone is not charged; a killed or failing worker is.
+    A machine or a store that is gone is not charged; a killed or failing worker is.
     """
     if _NODE.search(error):
         return Loss("node_lost", charged=False)
@@ -55,6 +62,9 @@ def loss_of(error: str) -> Loss:
         return Loss("worker_unreachable", charged=False)
     if _MEMORY.search(error):
         return Loss(HOST_OUT_OF_MEMORY, charged=True)
+    stores = _STORE.findall(error)
+    if stores:
+        return Loss("store_unavailable", charged=False, detail=stores[-1])
     raised = [name for name in _RAISED.findall(error) if not name.startswith(("Actor", "Ray"))]
     return Loss(f"error {raised[-1]}" if raised else "worker_lost", charged=True)
 

@@ -24,6 +24,7 @@ from search.reporting import report_search
 from search.results import is_over
 from search.screening import check_screen
 from search.signals import Interruption, interruption
+from search.stored import check_store, clear_scratch
 from search.study import Ledger
 from search.summary import summary_metrics
 from search.tracking import Tracker, TrackerConfig, preload, redact, resolve_uri
@@ -31,6 +32,7 @@ from search.tracking_uri import check_reachable
 from search.versions import versions
 from spaces.schema import SearchSpec
 from trainables.errors import InputError
+from trainables.remote import sweep as sweep_working_folders
 
 if TYPE_CHECKING:
     from ray import tune
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRACKER_CLOSE_S = 30.0
+REMOVER_CLOSE_S = 30.0
 # Tune waits for machines for this many trials at once; for one at a time unless it is told.
 MOST_PENDING = 10_000
 
@@ -165,6 +168,10 @@ def _session(spec: SearchSpec, folder: SearchFolder, address: str | None) -> Ite
         # The last trials' actors end with the session, maybe before they have come to this.
         for left in (folder.path / "trials").glob(f"*/{SCRATCH}") if is_shared else ():
             shutil.rmtree(left, ignore_errors=True)
+        if spec.storage.checkpoints is not None:
+            sweep_working_folders()
+        if is_shared:
+            clear_scratch(spec, folder)
 
 
 def resume_command(folder: SearchFolder) -> str:
@@ -177,6 +184,7 @@ def _check(spec: SearchSpec) -> None:
 
     check_data(spec.base_config)
     check_screen(spec)
+    check_store(spec)
 
 
 def _tracking_uri(spec: SearchSpec, folder: SearchFolder) -> str:
@@ -208,6 +216,7 @@ def _run(
         received.listen(lambda: setattr(director, "closing", True))
         if packing is not None:  # else there is nothing left to run
             _fit(director, folder, packing, trainable)
+        director.close(REMOVER_CLOSE_S)
         if director.failure is not None:
             raise director.failure
         ledger.check_held()
@@ -317,7 +326,8 @@ def _trainable(packing: Packing, processes: int, given: "Trainable | None") -> A
 def _end(director: Director, folder: SearchFolder, tracker: Tracker, *, interrupted: bool) -> None:
     spec, records = director.spec, director.ledger.records
     report_search(spec, folder, records)
-    tracker.catch_up(records, partial(trial_files, folder))  # what a full disk refused
+    files = partial(trial_files, folder, director.store)
+    tracker.catch_up(records, files)  # what a full disk refused
     metrics = summary_metrics(spec, records)
     status = "KILLED" if interrupted else "FINISHED"
     artifacts = {path.name: path for path in (folder.report, folder.report_numbers)}

@@ -10,9 +10,11 @@ from typing import Any
 
 from search.records import TrialRecord
 from search.spool import Event
+from search.stored import StoredFile
 from spaces.redaction import redactor
 
-Files = Callable[[TrialRecord], Mapping[str, str | Path]]
+Artifact = str | Path | StoredFile
+Files = Callable[[TrialRecord], Mapping[str, Artifact]]
 
 _MAX_PARAM_CHARS = 6000
 _MAX_TAG_CHARS = 5000
@@ -101,9 +103,9 @@ class EventWriter(ABC):
             self._mark_seen(number, epoch)
 
     def trial_ended(
-        self, record: TrialRecord, artifacts: Mapping[str, str | Path] | None = None
+        self, record: TrialRecord, artifacts: Mapping[str, Artifact] | None = None
     ) -> None:
-        """Report how a trial ended; an artifact is text, or the path of a file to upload."""
+        """Report how a trial ended; an artifact is text, or a file to upload."""
         tags = {
             "spiketune.state": record.state,
             "spiketune.reason": record.reason,
@@ -165,7 +167,7 @@ class EventWriter(ABC):
         self,
         status: str,
         metrics: Mapping[str, float],
-        artifacts: Mapping[str, str | Path],
+        artifacts: Mapping[str, Artifact],
         time_s: float,
     ) -> None:
         """Report the end as FINISHED, FAILED or KILLED; KILLED closes open runs of trials too."""
@@ -212,11 +214,16 @@ def _texts(values: Mapping[str, Any], limit: int) -> dict[str, str]:
     return texts
 
 
-def _artifacts(artifacts: Mapping[str, str | Path]) -> dict[str, dict[str, str]]:
+def _artifacts(artifacts: Mapping[str, Artifact]) -> dict[str, dict[str, str]]:
     hide = redactor()
-    return {
-        name: {"path": str(content.resolve())}
-        if isinstance(content, Path)
-        else {"text": hide(content)}
-        for name, content in artifacts.items()
-    }
+
+    def told(content: Artifact) -> dict[str, str]:
+        if isinstance(content, StoredFile):
+            return {**content.folder.address, "stored": content.name}
+        return (
+            {"path": str(content.resolve())}
+            if isinstance(content, Path)
+            else {"text": hide(content)}
+        )
+
+    return {name: told(content) for name, content in artifacts.items()}

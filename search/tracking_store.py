@@ -21,6 +21,7 @@ from search.tracking_uri import (
     redact,
     unusable,
 )
+from trainables.remote import StoredFolder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -232,10 +233,17 @@ class MlflowStore:
         self._try(run_id, lambda: self.client.log_inputs(run_id, inputs))
 
     def upload(self, run_id: str, name: str, content: Mapping[str, str]) -> None:
-        """Store one artifact, from its text or from a file's path."""
+        """Store one artifact, from its text, a file's path or a file in the checkpoints' store.
+
+        Raises:
+            StoreError: that store does not answer.
+        """
         folder, _, file_name = name.rpartition("/")
         if "text" in content:
             self._try(run_id, lambda: self.client.log_text(run_id, content["text"], name))
+            return
+        if "stored" in content:
+            self._upload_stored(run_id, folder, content)
             return
         path = Path(content["path"])
         if path.name == file_name:
@@ -245,6 +253,18 @@ class MlflowStore:
             link = Path(renamed) / file_name
             link.symlink_to(path)
             self._try(run_id, lambda: self.client.log_artifact(run_id, link, folder or None))
+
+    def _upload_stored(self, run_id: str, folder: str, content: Mapping[str, str]) -> None:
+        # Asked once: what is not sent now is sent later, and the events after it too.
+        store = StoredFolder(content["url"], content["path"], patience_s=0.0)
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / content["stored"]
+
+            def send() -> None:
+                store.get(path.name, path)
+                self.client.log_artifact(run_id, path, folder or None)
+
+            self._try(run_id, send)
 
     def _log_parts(
         self, run_id: str, items: Sequence[T], size: int, send: Callable[[Sequence[T]], object]

@@ -20,6 +20,7 @@ from spaces.space import SearchSpace
 from trainables.config import StrictModel, TrialConfig, flatten, with_overrides
 
 NAME_PATTERN = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
+_STORES = ("s3", "gs", "hdfs")
 _ENVIRONMENT = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_PARAMETER = re.compile(
     r"[?&](\w*(password|passwd|pwd|token|secret|api_?key|access_?key|signature|credential)|sig)=",
@@ -41,7 +42,9 @@ class SpecError(ValueError):
         self.findings = findings
 
 
-def _without_secret(value: str) -> str:
+def _without_secret(
+    value: str, advice: str = "put the URL into an environment variable and write `env:NAME` here"
+) -> str:
     if value.startswith("env:"):
         if not _ENVIRONMENT.fullmatch(value):
             raise ValueError(f"must be env:NAME of an environment variable, but got {shown(value)}")
@@ -51,9 +54,26 @@ def _without_secret(value: str) -> str:
     except ValueError:
         raise ValueError("must be a URL or path, but it cannot be read as one") from None
     if password is not None or _SECRET_PARAMETER.search(value):
+        raise ValueError(f"must not hold a password: {advice}")
+    return value
+
+
+def checkpoint_place(value: str) -> str:
+    """Pass a store's URL, an absolute path or `env:NAME`.
+
+    Raises:
+        ValueError: it is none of these, or holds a secret.
+    """
+    _without_secret(value, "credentials come from the environment (AWS_ACCESS_KEY_ID, …) alone")
+    if value.startswith("env:"):
+        return value
+    parts = urlsplit(value)
+    is_remote = parts.scheme in _STORES and bool(parts.hostname)
+    is_path = parts.scheme in ("", "file") and not parts.netloc and parts.path.startswith("/")
+    if not is_remote and not is_path:
         raise ValueError(
-            "must not hold a password: put the URL into an environment variable "
-            "and write `env:NAME` here"
+            "must be s3://BUCKET/PREFIX, gs://…, hdfs://…, file:///… or an absolute path, "
+            f"but got {shown(value)}"
         )
     return value
 
@@ -67,6 +87,7 @@ def _gpus(value: object) -> object:
 
 
 Uri = Annotated[str, Field(min_length=1), AfterValidator(_without_secret)]
+CheckpointPlace = Annotated[str, Field(min_length=1), AfterValidator(checkpoint_place)]
 
 
 class Objective(StrictModel):
@@ -175,9 +196,16 @@ class Tracking(StrictModel):
 
 
 class Storage(StrictModel):
-    """Where the ledger is: a database URL, `env:NAME` if it holds a password, None for a file."""
+    """Where ledger and checkpoints are.
+
+    `ledger` is a database URL, `env:NAME` if it holds a password, None for a file.
+    `checkpoints` is a store that every machine reaches (`s3://bucket/prefix`, `gs://…`, `hdfs://…`,
+    `file:///…`, an absolute path, or `env:NAME` of one); None for the search's folder, which every
+    machine must then see.
+    """
 
     ledger: Uri | None = None
+    checkpoints: CheckpointPlace | None = None
 
 
 class SearchSpec(StrictModel):

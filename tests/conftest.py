@@ -10,6 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from mlflow_server import MlflowServer
+    from s3_server import S3Server
 
 # Read at import by the libraries, so set before any test module is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -64,6 +65,19 @@ def mlflow_server(
     shutil.copy(empty_store, folder / "mlflow.db")
     server = MlflowServer(folder)
     yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[S3Server]":
+    """A server of the test module's own, and its address in the environment."""
+    from s3_server import S3Server
+
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.variables.items():
+            patch.setenv(name, value)
+        yield server
     server.close()
 
 

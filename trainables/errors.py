@@ -37,3 +37,7 @@ class TrialFailedError(SpiketuneError):
     def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
         """Survive the way from a worker: pickle would pass the message only."""
         return type(self), (self.reason, str(self))
+
+
+class StoreError(SpiketuneError):
+    """The store of the checkpoints does not answer or refuses; worth another attempt later."""

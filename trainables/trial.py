@@ -6,15 +6,17 @@ SpikingTrial trains in the trial's own process, SharedTrial in several through R
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
 from trainables.config import TrialConfig
-from trainables.errors import SpiketuneError, TrialFailedError
+from trainables.errors import SpiketuneError, StoreError, TrialFailedError
 from trainables.files import BEST, SUFFIX, epoch_path
+from trainables.remote import StoredFolder, train_stored
 from trainables.usage import UsageMeter
 
 # The driver needs these classes too, and not the seconds and the memory that torch takes: what
@@ -24,16 +26,17 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0
 END_S = 60.0
-SCRATCH = "ray-train"  # a trial's folder for Ray Train
+SCRATCH = "ray-train"  # a trial's folder for Ray Train; in a store, the folder of these
 
 
 class _Trial(tune.Trainable):
     """A trial whose checkpoints are ours: Tune is to keep none.
 
     `config` holds `number`, `attempt`, `trial` (a TrialConfig as plain mapping), `folder` (where
-    checkpoints go), `known_epochs` (those the ledger has), `threads` and, where trials ask for as
-    much as they need, `resources`. Checkpoints are written before the epoch is reported, so a lost
-    worker costs at most one epoch. A failure that no retry can mend is reported as a result
+    checkpoints go), `known_epochs` (those the ledger has), `threads`, where trials ask for as much
+    as they need `resources`, and where checkpoints go to a store instead `store`: its `url` and the
+    `path` of the trial's folder in it. Checkpoints are written before the epoch is reported, so a
+    lost worker costs at most one epoch. A failure that no retry can mend is reported as a result
     (`failure`, `message`), not raised.
     """
 
@@ -51,9 +54,8 @@ class _Trial(tune.Trainable):
         return Path(self._assignment["folder"])
 
     def _discard_unreported(self) -> None:
-        # One epoch may be saved and not reported. Files beyond that are of epochs that the ledger
-        # has lost: what came between could never be reported.
-        discard_after(self._folder, self._assignment["known_epochs"] + 1)
+        if "store" not in self._assignment:
+            discard_after(self._folder, _newest(self._assignment))
 
 
 class SpikingTrial(_Trial):
@@ -94,14 +96,12 @@ class SpikingTrial(_Trial):
     def _start(self) -> Iterator[dict[str, Any]]:
         import torch
 
-        from trainables.launch import train_alone
         from trainables.memory import limit_device_memory
 
         self._discard_unreported()
         torch.set_num_threads(max(1, int(self._assignment["threads"])))
         limit_device_memory(self._assignment.get("resources", {}).get("gpu", 0.0))
-        trial = TrialConfig.model_validate(self._assignment["trial"])
-        return train_alone(trial, self._folder)
+        return _epochs(self._assignment)
 
 
 class SharedTrial(_Trial):
@@ -147,12 +147,29 @@ class SharedTrial(_Trial):
         self._trainer.join(END_S)
         self._leave.shutdown(force=True)
         self._reports.shutdown(force=True)
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        if "store" in self._assignment:
+            with suppress(StoreError):  # then it goes when the session ends
+                self._stored_scratch.clear()
+        else:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
+    # Ray Train insists on a folder of its own, on storage that all its nodes see.
     @property
     def _scratch(self) -> Path:
-        # Ray Train insists on a folder of its own, on storage that all its nodes see.
         return self._folder / SCRATCH
+
+    @property
+    def _stored_scratch(self) -> StoredFolder:
+        search, _, trial = self._assignment["store"]["path"].rpartition("/")
+        url = self._assignment["store"]["url"]
+        return StoredFolder(url, f"{search}/{SCRATCH}/{trial}", patience_s=0.0)
+
+    @property
+    def _scratch_place(self) -> dict[str, Any]:
+        if "store" not in self._assignment:
+            return {"storage_path": str(self._scratch)}
+        stored = self._stored_scratch
+        return {"storage_path": stored.place, "storage_filesystem": stored.system}
 
     def _start(self) -> threading.Thread:
         from ray.util.queue import Queue
@@ -182,7 +199,7 @@ class SharedTrial(_Trial):
             scaling_config=train.ScalingConfig(
                 num_workers=self._processes, use_gpu=use_gpu, resources_per_worker=each
             ),
-            run_config=train.RunConfig(name="shared", storage_path=str(self._scratch)),
+            run_config=train.RunConfig(name="shared", **self._scratch_place),
         )
         try:
             trainer.fit()
@@ -205,9 +222,12 @@ class SharedTrial(_Trial):
     def _failed(self) -> dict[str, Any]:
         error = self._error or RuntimeError("the processes of a shared trial ended early")
         for failure in getattr(error, "worker_failures", {}).values():
-            final = _final_failure(getattr(failure, "_base_exc", failure))
+            cause = getattr(failure, "_base_exc", failure)
+            final = _final_failure(cause)
             if final is not None:
                 return final
+            if isinstance(cause, StoreError):
+                raise cause
         raise error
 
 
@@ -217,20 +237,43 @@ def _share(config: dict[str, Any]) -> None:
     from ray import train
     from ray.train.torch import get_device
 
-    from trainables.launch import train_alone
     from trainables.parallel import World
 
     torch.set_num_threads(config["threads"])
     context = train.get_context()
     device_index = get_device().index or 0
     world = World(context.get_world_rank(), context.get_world_size(), device_index)
-    trial = TrialConfig.model_validate(config["trial"])
     usage = UsageMeter()
-    for epoch in train_alone(trial, Path(config["folder"]), world):
+    for epoch in _epochs(config, world):
         if world.rank == 0:
             config["reports"].put(_reported(epoch) | usage.read())
         if not epoch["done"] and not _may_go_on(config["leave"], world):
             return
+
+
+def _epochs(
+    assignment: Mapping[str, Any], world: "World | None" = None
+) -> Iterator[dict[str, Any]]:
+    """Train what was assigned, in one of its processes."""
+    from trainables.launch import train_alone
+    from trainables.parallel import ALONE
+
+    trial = TrialConfig.model_validate(assignment["trial"])
+    if "store" not in assignment:
+        return train_alone(trial, Path(assignment["folder"]), world or ALONE)
+    return train_stored(trial, StoredFolder(**assignment["store"]), _newest(assignment), world)
+
+
+def _newest(assignment: Mapping[str, Any]) -> int:
+    """The last epoch that may be continued.
+
+    One epoch may be saved and not reported. Files beyond that are of epochs that the ledger has
+    lost: what came between could never be reported.
+    """
+    known: int = assignment["known_epochs"]
+    if "store" in assignment and assignment["attempt"] == 1:
+        return 0  # what lies there is of a trial that the ledger has lost
+    return known + 1
 
 
 def _reported(epoch: dict[str, Any]) -> dict[str, Any]:
@@ -250,6 +293,8 @@ def _final_failure(error: BaseException) -> dict[str, Any] | None:
     """The report of a failure that no retry can mend; None for any other."""
     from trainables.memory import is_out_of_memory
 
+    if isinstance(error, StoreError):
+        return None
     if isinstance(error, TrialFailedError):
         return _failure(error.reason, str(error))
     if is_out_of_memory(error):

@@ -80,7 +80,7 @@ BUGS = {
     "lost-events": Bug(
         "what the ledger knows and no event tells stays untold",
         "search/director.py",
-        "        tracker.catch_up(ledger.records, partial(trial_files, folder))\n",
+        "        tracker.catch_up(ledger.records, partial(trial_files, folder, self.store))\n",
         "",
         "test_crash_everywhere.py",
     ),

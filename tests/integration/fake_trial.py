@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from ray import tune
 
 from trainables.files import write_atomically
+from trainables.remote import StoredFolder
 
 
 class FakeTrial(tune.Trainable):
@@ -73,6 +75,8 @@ class FakeTrial(tune.Trainable):
         }
 
     def _restore(self) -> int:
+        if "store" in self._assignment:
+            return self._restore_stored(StoredFolder(**self._assignment["store"]))
         files = sorted(self._folder.glob("epoch-*.safetensors"))
         for path in files:
             if int(path.stem[6:]) > self._assignment["known_epochs"] + 1:
@@ -83,9 +87,34 @@ class FakeTrial(tune.Trainable):
                 return int(epoch)
         return 0
 
+    def _restore_stored(self, store: StoredFolder) -> int:
+        is_new = self._assignment["attempt"] == 1
+        newest = 0 if is_new else self._assignment["known_epochs"] + 1
+        epochs = {int(name[6:10]): name for name in store.names() if name.startswith("epoch-")}
+        for epoch in epochs.keys() - set(range(newest + 1)):
+            store.remove(epochs.pop(epoch))
+        if not epochs:
+            return 0
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "newest"
+            store.get(epochs[max(epochs)], path)
+            epoch, self._chain = json.loads(path.read_text())
+        return int(epoch)
+
+    def _save_stored(self, store: StoredFolder, epoch: int, data: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("best.safetensors", f"epoch-{epoch:04d}.safetensors"):
+                path = Path(folder) / name
+                path.write_bytes(data)
+                store.put(path)
+        store.remove(f"epoch-{epoch - 2:04d}.safetensors")
+
     def _save(self, epoch: int) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         data = json.dumps([epoch, self._chain]).encode()
+        if "store" in self._assignment:
+            self._save_stored(StoredFolder(**self._assignment["store"]), epoch, data)
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self._folder / f"epoch-{epoch:04d}.safetensors", data)
         write_atomically(self._folder / "best.safetensors", data)
         (self._folder / f"epoch-{epoch - 2:04d}.safetensors").unlink(missing_ok=True)

@@ -37,6 +37,7 @@ tracking: {experiment: tiny}
 # have it here, so it goes only after the last of them.
 RAY_FOLDER = Path(f"/tmp/st{os.getpid()}")
 
+KEPT = {"SPIKETUNE_CACHE", "SPIKETUNE_STORE_PATIENCE_S"}
 GONE_S = 60  # within which a killed process has gone
 
 
@@ -50,7 +51,7 @@ def environment(folder: Path) -> dict[str, str]:
     """Our environment with all of Ray's files below a short temporary folder."""
     RAY_FOLDER.mkdir(exist_ok=True)
     ours = {k for k in os.environ if k.startswith(("SPIKETUNE_", "MLFLOW_TR"))}
-    kept = {k: v for k, v in os.environ.items() if k not in ours - {"SPIKETUNE_CACHE"}}
+    kept = {k: v for k, v in os.environ.items() if k not in ours - KEPT}
     return {**kept, "RAY_TMPDIR": str(RAY_FOLDER), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
 
 

@@ -13,6 +13,7 @@ DOORS = {
     "spikingjelly": ("trainables/model/neurons.py", "trainables/data/"),
     "torch": ("trainables/", "search/cli_train.py"),
     "optuna": ("search/",),
+    "pyarrow": ("trainables/remote.py",),
 }
 FILES = [path for package in ORDER for path in sorted((ROOT / package).rglob("*.py"))]
 

@@ -28,6 +28,13 @@ def test_what_a_worker_was_lost_to(error: str, reason: str, charged: bool) -> No
     assert loss_of(error) == Loss(reason, charged)
 
 
+def test_a_store_that_does_not_answer_is_not_the_trial_s_fault() -> None:
+    error = "ray::X.train()\n  File ...\ntrainables.errors.StoreError: s3://b/x must be usable, but"
+    loss = loss_of(error)
+    assert (loss.reason, loss.charged) == ("store_unavailable", False)
+    assert str(loss) == "store_unavailable (s3://b/x must be usable, but)"
+
+
 def test_retries_are_bounded_and_machines_are_not_charged() -> None:
     charged, free = Attempt(0.0, charged=True), Attempt(0.0)
     assert not used_up([charged, charged], 2)

@@ -72,9 +72,10 @@ def test_what_the_environment_keeps_secret_is_hidden_everywhere(
         "https://host/?sig={}",
         "https://host/?access_token={}",
         "postgresql://me:{}@host/db",
+        "s3://me:{}@bucket/prefix",
     ],
 )
-@pytest.mark.parametrize("key", ["tracking.uri", "storage.ledger"])
+@pytest.mark.parametrize("key", ["tracking.uri", "storage.ledger", "storage.checkpoints"])
 def test_an_address_with_a_secret_is_refused(tmp_path: Path, uri: str, key: str) -> None:
     path = tmp_path / "made.yaml"
     path.write_text(SPACE)
