@@ -77,7 +77,7 @@ def test_any_number_of_timesteps(kernels: str, steps: int, is_normed: bool) -> N
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (4, 7), (5, 6)])
-@pytest.mark.parametrize("channels", [5, 8])
+@pytest.mark.parametrize("channels", [5, 8, 70])
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_pooling_is_torchs_with_its_ties(
     kernels: str, channels: int, stride: int, size: tuple[int, int]

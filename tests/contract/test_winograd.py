@@ -27,6 +27,12 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+@pytest.fixture(params=["in cache", "in chunks"], autouse=True)
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "in chunks":
+        monkeypatch.setattr(winograd, "_MOST_CACHED", 0)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_convolution(shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -41,7 +41,8 @@ def one_thread() -> None:
 def test_the_optimiser_is_timms(name: str) -> None:
     run = TrialRun(config(optimizer=name, weight_decay=0.3))
     ours = run.optimization.optimizer
-    theirs = create_optimizer_v2(run.model, opt=name, lr=5e-3, weight_decay=0.3)
+    fused = {"fused": True} if name == "adamw" else {}
+    theirs = create_optimizer_v2(run.model, opt=name, lr=5e-3, weight_decay=0.3, **fused)
     assert type(ours) is type(theirs)
 
     def settings(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
@@ -56,6 +57,24 @@ def test_the_optimiser_is_timms(name: str) -> None:
     assert {p.dim() for p in decayed} == {2, 4}
     assert not any(n.endswith("talking_heads.weight") and p.requires_grad
                    for n, p in run.model.named_parameters())  # fmt: skip
+
+
+def test_one_call_for_all_parameters_improves_as_a_loop_does() -> None:
+    run = TrialRun(config(precision="float64", weight_decay=0.3))
+    parameters = [p for p in run.model.parameters() if p.requires_grad]
+    twins = [nn.Parameter(p.detach().clone()) for p in parameters]
+    ours = run.optimization.optimizer
+    pairs = {id(p): twin for p, twin in zip(parameters, twins, strict=True)}
+    groups = [g | {"params": [pairs[id(p)] for p in g["params"]]} for g in ours.param_groups]
+    theirs = torch.optim.AdamW([g | {"fused": False} for g in groups])
+    inputs, labels = run.splits.train.batch(torch.arange(50), run.device)
+    for _ in range(3):
+        run.optimization.step(inputs.double(), labels, 1.0)
+        for p, twin in zip(parameters, twins, strict=True):
+            twin.grad = p.grad
+        theirs.step()
+    for p, twin in zip(parameters, twins, strict=True):
+        torch.testing.assert_close(p.detach(), twin.detach(), rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize(

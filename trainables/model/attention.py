@@ -11,7 +11,7 @@ from trainables.model.backends import Backed, Synapses
 from trainables.model.neurons import ATTENTION_THRESHOLD, make_neuron
 
 
-class SpikeProduct(nn.Module):
+class SpikeProduct(Backed):
     """A parameter-free product of spikes q, k, v; a module so that probes can hook it."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -42,17 +42,7 @@ class BlockProduct(SpikeProduct):
 
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: int) -> torch.Tensor:
         """Attend within blocks of c timesteps."""
-        q_blocks, k_blocks, v_blocks = (self.group(x) for x in (q, k, v))
-        context = (k_blocks.transpose(-2, -1) @ v_blocks) * self.scale(grid)
-        return self._ungroup(q_blocks @ context)
-
-    def group(self, x_TBANd: torch.Tensor) -> torch.Tensor:
-        """`[T,B,A,N,d]` to `[T/c,B,A,c*N,d]`."""
-        blocks = x_TBANd.unflatten(0, (-1, self.block_size))
-        return blocks.permute(0, 2, 3, 1, 4, 5).flatten(3, 4)
-
-    def _ungroup(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(3, (self.block_size, -1)).permute(0, 3, 1, 2, 4, 5).flatten(0, 1)
+        return self.backend.attend(q, k, v, self.block_size, self.scale(grid))
 
 
 class TokenProduct(SpikeProduct):

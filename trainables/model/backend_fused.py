@@ -11,6 +11,7 @@ from torch import nn
 from trainables.model.backends import Synapses, TorchBackend
 from trainables.model.fused import Firing, fire, normalise, pool, statistics, wide_dtype
 from trainables.model.neurons import TAU, SpikingNeuron
+from trainables.model.products import attend, can_attend
 from trainables.model.spikes import SpikeTensor
 from trainables.model.synapses import convolve
 
@@ -81,6 +82,14 @@ class FusedBackend(TorchBackend):
         if not isinstance(x_TBCHW, SpikeTensor):
             return super().pool(x_TBCHW, stride)
         return pool(x_TBCHW, stride)
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block_size: int, scale: float
+    ) -> torch.Tensor:
+        """Product of spikes, from bytes."""
+        if self._compute_dtype(q) != q.dtype or not can_attend(q, k, v):
+            return super().attend(q, k, v, block_size, scale)
+        return attend(q, k, v, block_size, scale)
 
     def _has_kernels(self, dtype: torch.dtype) -> bool:
         return dtype.itemsize > 2 or dtype in self._halves

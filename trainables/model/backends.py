@@ -52,6 +52,21 @@ class TorchBackend:
         pooled = nnf.max_pool2d(x_TBCHW.flatten(0, 1), kernel_size=3, stride=stride, padding=1)
         return pooled.unflatten(0, x_TBCHW.shape[:2])
 
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block_size: int, scale: float
+    ) -> torch.Tensor:
+        """`q (k^T v scale)` `[T,B,A,N,d]`, the tokens of a block of timesteps together."""
+        q_blocks, k_blocks, v_blocks = (_grouped(x, block_size) for x in (q, k, v))
+        context = (k_blocks.transpose(-2, -1) @ v_blocks) * scale
+        out = (q_blocks @ context).unflatten(3, (block_size, -1))
+        return out.permute(0, 3, 1, 2, 4, 5).flatten(0, 1)
+
+
+def _grouped(x_TBANd: torch.Tensor, block_size: int) -> torch.Tensor:
+    # [T,B,A,N,d] to [T/c,B,A,c*N,d]
+    blocks = x_TBANd.unflatten(0, (-1, block_size))
+    return blocks.permute(0, 2, 3, 1, 4, 5).flatten(3, 4)
+
 
 TORCH = TorchBackend()
 

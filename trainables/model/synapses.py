@@ -16,7 +16,7 @@ from torch.nn import functional as nnf
 
 from trainables.model import integer, matrix, winograd
 from trainables.model.engines import engine_of
-from trainables.model.fused import channels_last, compact
+from trainables.model.fused import channels_last, compact, wide_dtype
 from trainables.model.spikes import SpikeTensor
 
 aten = torch.ops.aten
@@ -91,10 +91,19 @@ class Convolve(torch.autograd.Function):
             grad_weight = _weight_gradient(values, grad, rounded, ctx.rate).to(weight.dtype)
             grad_bias = None
             if ctx.has_bias:
-                axes = (0, 1, 3, 4)
-                wide = torch.promote_types(grad.dtype, torch.float32)
-                grad_bias = grad.sum(axes, dtype=wide).to(weight.dtype)
+                grad_bias = _channel_sums(grad).to(weight.dtype)
         return grad_x, grad_weight, grad_bias, None
+
+
+def _channel_sums(x_TBCHW: torch.Tensor) -> torch.Tensor:
+    engine, wide = engine_of(x_TBCHW), wide_dtype(x_TBCHW)
+    if engine.is_dense:
+        return x_TBCHW.sum((0, 1, 3, 4), dtype=wide)
+    channels = x_TBCHW.shape[2]
+    sums = x_TBCHW.new_empty(channels, dtype=wide)
+    rows = x_TBCHW.numel() // channels
+    engine.call("channel_sums", x_TBCHW.dtype, rows, channels, x_TBCHW, sums)
+    return sums
 
 
 def _rate(x: torch.Tensor) -> float:

@@ -13,12 +13,16 @@ from typing import NamedTuple
 
 import torch
 
+from trainables.model import matrix
 from trainables.model.engines import engine_of
 
 TILE = 4
 _POINTS = 36
 # Of points at a time: what fits in a CPU's caches.
 _CHUNK_BYTES = 2**24
+# Filters of so many connections stay in a cache beside the points of some tiles, which then need no
+# other memory.
+_MOST_CACHED = 128 * 64
 _FILTER = (
     (1 / 4, 0.0, 0.0),
     (-1 / 6, -1 / 6, -1 / 6),
@@ -45,6 +49,13 @@ def convolve(images: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> N
     """
     num_outputs, num_inputs = weight.shape[:2]
     filters, engine = _filters(weight), engine_of(out)
+    if num_inputs * num_outputs <= _MOST_CACHED:
+        num_images, _, height, width = images.shape
+        engine.call(
+            "winograd_convolve", out.dtype, images, num_images, height, width, num_inputs,
+            num_outputs, matrix.panels(filters), out,
+        )  # fmt: skip
+        return
     for chunk in _chunks(images, num_inputs, num_outputs, weight):
         engine.call(
             "winograd_input", images.dtype, images[chunk.at], *chunk.grid, num_inputs,
@@ -67,11 +78,26 @@ def weight_gradient(
         weight: says the shape and the dtype.
     """
     num_outputs, num_inputs = weight.shape[:2]
-    engine = engine_of(grads)
     total = weight.new_zeros(_POINTS, num_outputs, num_inputs)
-    for chunk in _chunks(grads, num_inputs, num_outputs, weight):
+    if num_inputs * num_outputs <= _MOST_CACHED:
+        num_images, _, height, width = grads.shape
+        engine_of(grads).call(
+            "winograd_weight", grads.dtype, counts, num_images, height, width, num_inputs,
+            num_outputs, grads, total,
+        )  # fmt: skip
+    else:
+        _add_points(counts, grads, total)
+    along = weight.new_tensor(_FILTER).t()
+    half = (along @ total.view(6, -1)).view(3, 6, -1)
+    return torch.matmul(along, half).view(3, 3, num_outputs, num_inputs).permute(2, 3, 0, 1)
+
+
+def _add_points(counts: torch.Tensor, grads: torch.Tensor, total: torch.Tensor) -> None:
+    _, num_outputs, num_inputs = total.shape
+    engine = engine_of(grads)
+    for chunk in _chunks(grads, num_inputs, num_outputs, total):
         engine.call(
-            "winograd_counts", weight.dtype, counts[chunk.at], *chunk.grid, num_inputs,
+            "winograd_counts", total.dtype, counts[chunk.at], *chunk.grid, num_inputs,
             chunk.of_inputs,
         )  # fmt: skip
         engine.call(
@@ -79,9 +105,6 @@ def weight_gradient(
             chunk.of_outputs,
         )  # fmt: skip
         total.baddbmm_(chunk.of_outputs.transpose(1, 2), chunk.of_inputs)
-    along = weight.new_tensor(_FILTER).t()
-    half = (along @ total.view(6, -1)).view(3, 6, -1)
-    return torch.matmul(along, half).view(3, 3, num_outputs, num_inputs).permute(2, 3, 0, 1)
 
 
 def _chunks(

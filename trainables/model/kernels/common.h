@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <vector>
 
 #include <omp.h>
@@ -22,6 +23,20 @@ template <class A> struct Vector;
 template <> struct Vector<float> { typedef float type __attribute__((vector_size(VECTOR_BYTES))); };
 template <> struct Vector<double> {
   typedef double type __attribute__((vector_size(VECTOR_BYTES)));
+};
+
+// Memory that vectors do not cross lines of.
+template <class T> struct Aligned {
+  using value_type = T;
+  Aligned() = default;
+  template <class U> Aligned(const Aligned<U> &) {}
+  T *allocate(size_t n) { return static_cast<T *>(::operator new(n * sizeof(T), LINE)); }
+  void deallocate(T *p, size_t) { ::operator delete(p, LINE); }
+  template <class U> bool operator==(const Aligned<U> &) const { return true; }
+  template <class U> bool operator!=(const Aligned<U> &) const { return false; }
+
+private:
+  static constexpr std::align_val_t LINE{64};
 };
 
 // bfloat16 as it is stored; arithmetic is float.

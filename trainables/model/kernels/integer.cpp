@@ -46,30 +46,55 @@ struct Shape {
 };
 
 struct Weights {
-  std::vector<int32_t> panels;
+  std::vector<int32_t, Aligned<int32_t>> panels;
   std::vector<float> steps, bias;
 
-  Weights(const float *from, const float *bias_N, const Shape &shape)
+  Weights(const float *from, const float *bias_N, const Shape &shape, int threads)
       : panels(size_t(shape.columns() * shape.taps() * shape.pairs())),
         steps(size_t(shape.columns())), bias(size_t(shape.columns())) {
     const int64_t depth = shape.taps() * shape.inputs;
-    for (int64_t n = 0; n < shape.outputs; n++) {
-      const float *w = from + n * depth;
-      float largest = 0;
-      for (int64_t k = 0; k < depth; k++) // NaN stays
-        if (!(std::fabs(w[k]) <= largest) && largest == largest) largest = std::fabs(w[k]);
-      steps[size_t(n)] = largest / 32767;
-      if (bias_N) bias[size_t(n)] = bias_N[n];
-      // Zeros of an infinite step or one that is no number are no numbers either.
-      if (!(largest > 1e-30f && largest < INFINITY)) continue;
-      const int64_t c0 = n / PANEL * PANEL;
-      int16_t *panel = reinterpret_cast<int16_t *>(
-          panels.data() + c0 * shape.taps() * shape.pairs() + (n - c0));
-      for (int64_t tap = 0; tap < shape.taps(); tap++)
-        for (int64_t c = 0; c < shape.inputs; c++)
-          panel[(tap * shape.pairs() + c / 2) * 2 * PANEL + c % 2] =
-              int16_t(std::lrintf(w[tap * shape.inputs + c] / steps[size_t(n)]));
+#pragma omp parallel num_threads(threads)
+    {
+      std::vector<int16_t> multiples(static_cast<size_t>(depth));
+#pragma omp for schedule(static)
+      for (int64_t n = 0; n < shape.outputs; n++) {
+        if (bias_N) bias[size_t(n)] = bias_N[n];
+        if (!count_steps(from + n * depth, depth, steps.data() + n, multiples.data())) continue;
+        const int64_t c0 = n / PANEL * PANEL;
+        int16_t *panel = reinterpret_cast<int16_t *>(
+            panels.data() + c0 * shape.taps() * shape.pairs() + (n - c0));
+        for (int64_t tap = 0; tap < shape.taps(); tap++)
+          for (int64_t c = 0; c < shape.inputs; c++)
+            panel[(tap * shape.pairs() + c / 2) * 2 * PANEL + c % 2] =
+                multiples[size_t(tap * shape.inputs + c)];
+      }
     }
+  }
+
+private:
+  // An output's step and the weights' multiples of it; false where they are all zeros.
+  static bool count_steps(const float *w, int64_t depth, float *step, int16_t *multiples) {
+    float largest = 0, sum = 0; // NaN is in the sum
+#pragma omp simd reduction(max : largest) reduction(+ : sum)
+    for (int64_t k = 0; k < depth; k++) {
+      const float size = std::fabs(w[k]);
+      largest = size > largest ? size : largest;
+      sum += size;
+    }
+    largest = sum == sum ? largest : sum;
+    *step = largest / 32767;
+    // Zeros of an infinite step or one that is no number are no numbers either.
+    if (!(largest > 1e-30f && largest < INFINITY)) return false;
+    const float divisor = *step;
+#pragma omp simd
+    for (int64_t k = 0; k < depth; k++) {
+      // 1.5 * 2^23: adding it rounds to an integer, which its lowest bits then are.
+      const float shifted = w[k] / divisor + 12582912.0f;
+      int32_t bits;
+      std::memcpy(&bits, &shifted, sizeof bits);
+      multiples[k] = int16_t(bits);
+    }
+    return true;
   }
 };
 
@@ -176,6 +201,6 @@ extern "C" void convolve_integer_bf16(const uint8_t *x, int64_t images, int64_t 
                                       int threads) {
   const Shape shape = size == 1 ? Shape{1, images * height * width, 1, inputs, outputs, size}
                                 : Shape{images, height, width, inputs, outputs, size};
-  convolve(x, shape, Weights(weights, bias, shape), out, threads);
+  convolve(x, shape, Weights(weights, bias, shape, threads), out, threads);
 }
 #endif

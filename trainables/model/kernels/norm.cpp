@@ -81,6 +81,33 @@ void gradient_moments(int64_t rows, int64_t channels, int64_t pitch_row, const S
   partial.total(0, 2 * channels, sums_2C);
 }
 
+// A channel's sums.
+template <class S, class A>
+void channel_sums(int64_t rows, int64_t channels, const S *x, A *sums_C, int threads) {
+  constexpr int64_t BLOCK = 64;
+  const int64_t blocks = (rows + BLOCK - 1) / BLOCK;
+  Partial partial(threads, channels);
+#pragma omp parallel num_threads(threads)
+  {
+    double *sums = partial.mine();
+    std::vector<A> part(static_cast<size_t>(channels));
+    A *sum = part.data();
+#pragma omp for schedule(static)
+    for (int64_t b = 0; b < blocks; b++) {
+      std::fill(part.begin(), part.end(), A(0));
+      for (int64_t row = b * BLOCK; row < std::min(rows, (b + 1) * BLOCK); row++) {
+        const S *values = x + row * channels;
+#pragma omp simd
+        for (int64_t c = 0; c < channels; c++) sum[c] += load(values[c]);
+      }
+      for (int64_t c = 0; c < channels; c++) sums[c] += double(sum[c]);
+    }
+  }
+  std::vector<double> total(static_cast<size_t>(channels));
+  partial.total(0, channels, total.data());
+  std::copy(total.begin(), total.end(), sums_C);
+}
+
 // out = a g + b x + d a channel: the batch norm's gradient; `g` and `out` may be the same.
 template <class S, class A>
 void combine(int64_t rows, int64_t channels, int64_t pitch_row, const S *x, const S *g,
@@ -162,6 +189,10 @@ template <class A> void finish_rate(const double *sum, const A *leak, A *grad_le
                                           const S *x, const S *g, const double *mean,              \
                                           double *sums, int threads) {                             \
     gradient_moments<S, A>(rows, channels, pitch_row, x, g, mean, sums, threads);                  \
+  }                                                                                                \
+  extern "C" void channel_sums_##NAME(int64_t rows, int64_t channels, const S *x, A *sums,         \
+                                      int threads) {                                               \
+    channel_sums<S, A>(rows, channels, x, sums, threads);                                          \
   }                                                                                                \
   extern "C" void combine_##NAME(int64_t rows, int64_t channels, int64_t pitch_row, const S *x,    \
                                  const S *g, const A *coefficients, S *out, int threads) {         \

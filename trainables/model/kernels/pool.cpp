@@ -2,7 +2,7 @@
 //
 // The window's winner is the first largest value in reading order, as torch has it; which of the 9
 // it was is kept as a byte.
-#include "common.h"
+#include "lanes.h"
 
 namespace {
 
@@ -53,30 +53,68 @@ void pool(const S *x, const Grid &grid, const Affine<A> &norm, S *out, uint8_t *
   }
 }
 
+// Of bytes, whose winner needs no wider numbers.
+inline void pool_bytes(const uint8_t *x, const Grid &grid, uint8_t *out, uint8_t *taps,
+                       int threads) {
+  const int64_t oh = grid.out_height(), ow = grid.out_width(), n = grid.channels;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t line = 0; line < grid.images * oh; line++) {
+    const int64_t image = line / oh, y = line % oh;
+    for (int64_t column = 0; column < ow; column++) {
+      uint8_t *value = out + (line * ow + column) * n, *tap = taps + (line * ow + column) * n;
+      bool is_first = true;
+      for (int k = 0; k < 9; k++) {
+        const int64_t iy = y * grid.stride + k / 3 - 1, ix = column * grid.stride + k % 3 - 1;
+        if (iy < 0 || iy >= grid.height || ix < 0 || ix >= grid.width) continue;
+        const uint8_t *from = x + ((image * grid.height + iy) * grid.width + ix) * n;
+        if (is_first) {
+          std::memcpy(value, from, size_t(n));
+          std::memset(tap, k, size_t(n));
+        } else {
+          const uint8_t here = uint8_t(k);
+#pragma omp simd
+          for (int64_t c = 0; c < n; c++) {
+            const bool wins = from[c] > value[c];
+            tap[c] = wins ? here : tap[c];
+            value[c] = wins ? from[c] : value[c];
+          }
+        }
+        is_first = false;
+      }
+    }
+  }
+}
+
 template <class S>
 void pool_backward(const S *grad, const uint8_t *taps, const Grid &grid, S *grad_x, int threads) {
   using A = typename Wide<S>::type;
+  using V = typename Lanes<A>::V;
   const int64_t oh = grid.out_height(), ow = grid.out_width(), n = grid.channels;
-#pragma omp parallel num_threads(threads)
-  {
-    std::vector<A> sums(static_cast<size_t>(n));
-#pragma omp for schedule(static)
-    for (int64_t line = 0; line < grid.images * grid.height; line++) {
-      const int64_t image = line / grid.height, iy = line % grid.height;
-      for (int64_t ix = 0; ix < grid.width; ix++) {
-        std::fill(sums.begin(), sums.end(), A(0));
-        for (int k = 0; k < 9; k++) {
-          const int64_t y = iy + 1 - k / 3, x = ix + 1 - k % 3; // times stride
-          if (y < 0 || x < 0 || y % grid.stride || x % grid.stride) continue;
-          if (y / grid.stride >= oh || x / grid.stride >= ow) continue;
-          const int64_t at = ((image * oh + y / grid.stride) * ow + x / grid.stride) * n;
-          const uint8_t *tap = taps + at;
-          const S *g = grad + at;
-          for (int64_t c = 0; c < n; c++) sums[size_t(c)] += tap[c] == k ? load(g[c]) : A(0);
-        }
-        S *to = grad_x + (line * grid.width + ix) * n;
-        for (int64_t c = 0; c < n; c++) store(to + c, sums[size_t(c)]);
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t line = 0; line < grid.images * grid.height; line++) {
+    const int64_t image = line / grid.height, iy = line % grid.height;
+    for (int64_t ix = 0; ix < grid.width; ix++) {
+      int64_t windows[9];
+      uint8_t tap[9];
+      int count = 0; // of windows that see this pixel
+      for (int k = 0; k < 9; k++) {
+        const int64_t y = iy + 1 - k / 3, x = ix + 1 - k % 3; // times stride
+        if (y < 0 || x < 0 || y % grid.stride || x % grid.stride) continue;
+        if (y / grid.stride >= oh || x / grid.stride >= ow) continue;
+        windows[count] = ((image * oh + y / grid.stride) * ow + x / grid.stride) * n;
+        tap[count++] = uint8_t(k);
       }
+      S *to = grad_x + (line * grid.width + ix) * n;
+      each_vector<A>(n, [&](int64_t c, int64_t some, auto full) {
+        constexpr bool FULL = decltype(full)::value;
+        V sum{};
+        for (int i = 0; i < count; i++) {
+          const V winner = load_some<FULL, A>(taps + windows[i] + c, some);
+          const V g = load_some<FULL, A>(grad + windows[i] + c, some);
+          sum += winner == A(tap[i]) ? g : V{};
+        }
+        store_some<FULL, A>(to + c, sum, some);
+      });
     }
   }
 }
@@ -102,7 +140,11 @@ void pool_backward(const S *grad, const uint8_t *taps, const Grid &grid, S *grad
 POOL(float, float, f32)
 POOL(double, double, f64)
 POOL(Bf16, float, bf16)
-POOL(uint8_t, float, u8)
+extern "C" void pool_u8(int64_t rows, int64_t channels, const uint8_t *x, int64_t height,
+                        int64_t width, int64_t stride, const double *, const double *,
+                        const float *, const float *, uint8_t *out, uint8_t *taps, int threads) {
+  pool_bytes(x, Grid::of_output(rows, height, width, channels, stride), out, taps, threads);
+}
 POOL_BACKWARD(float, f32)
 POOL_BACKWARD(double, f64)
 POOL_BACKWARD(Bf16, bf16)

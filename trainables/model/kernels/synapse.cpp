@@ -3,7 +3,7 @@
 // x is [images, H, W, K] bytes; a count of n is n spikes. Weights are packed as [N/lanes][taps * K]
 // [lanes], zero-padded, so that a block of outputs stays in cache and its sums in registers. Work and
 // traffic are in proportion to the spikes, which are few.
-#include "common.h"
+#include "lanes.h"
 
 namespace {
 
@@ -153,8 +153,10 @@ struct ChannelLists {
   void fill(const uint8_t *x, const Shape &shape, int64_t images) {
     const int64_t channels = shape.inputs, pixels = images * shape.pixels();
     start.assign(size_t(channels + 1), 0);
+    uint32_t *count = start.data() + 1;
     for (int64_t p = 0; p < pixels; p++)
-      each_spike(x + p * channels, channels, [&](int64_t c) { start[size_t(c + 1)]++; });
+#pragma omp simd
+      for (int64_t c = 0; c < channels; c++) count[c] += x[p * channels + c];
     for (int64_t c = 0; c < channels; c++) start[size_t(c + 1)] += start[size_t(c)];
     position.resize(start.back());
     std::vector<uint32_t> next(start.begin(), start.end() - 1);
@@ -263,8 +265,19 @@ extern "C" int64_t spike_count(const uint8_t *x, int64_t n, int threads) {
 }
 
 extern "C" int64_t largest_count(const uint8_t *x, int64_t n, int threads) {
+  using Vector = Packed<VECTOR_BYTES, uint8_t>::type; // compilers take bytes one by one here
+  constexpr int64_t WIDTH = sizeof(Vector);
   uint8_t largest = 0;
-#pragma omp parallel for simd schedule(static) num_threads(threads) reduction(max : largest)
-  for (int64_t i = 0; i < n; i++) largest = std::max(largest, x[i]);
+#pragma omp parallel num_threads(threads) reduction(max : largest)
+  {
+    Vector most{};
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < n / WIDTH; i++) {
+      const Vector some = fetched<Vector>(x + i * WIDTH);
+      most = most > some ? most : some;
+    }
+    for (int64_t i = 0; i < WIDTH; i++) largest = std::max(largest, uint8_t(most[i]));
+  }
+  for (int64_t i = n / WIDTH * WIDTH; i < n; i++) largest = std::max(largest, x[i]);
   return largest;
 }

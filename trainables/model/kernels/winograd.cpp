@@ -1,15 +1,17 @@
 // Winograd's F(4x4, 3x3): to and from the 36 points at which a tile's products are taken.
 //
 // x is [images, H, W, channels]; an image is cut into tiles of 4x4. A convolution's input is seen
-// with a border of one pixel, zero outside the image; the gradient of its output is not. Points are
-// [36][tiles][channels].
+// with a border of one pixel, zero outside the image; the gradient of its output is not. As many
+// tiles as stay in cache are taken through the points [36][tiles][channels] together.
 // Source: Lavin and Gray, CVPR 2016 (arXiv 1509.09308).
-#include "lanes.h"
+#include "matrix.h"
 
 namespace {
 
 constexpr int TILE = 4, SEEN = 6;
-constexpr int64_t POINTS = SEEN * SEEN;
+constexpr int64_t POINTS = SEEN * SEEN, CACHE_BYTES = 1 << 20;
+// Between points in a cache: multiples of a page apart they would share its lines.
+constexpr int64_t LINE = 16;
 
 // A vector of channels, or a single one where few are left.
 template <class V, class A, class S> inline V widened(const S *from) {
@@ -59,23 +61,24 @@ template <class V, class A> inline void gradient_to_points(const V *g, int step,
 
 struct Shape {
   int64_t images, height, width, channels;
+  int64_t room = 0, gap = 0; // tiles whose points lie side by side, values between points
   int64_t across() const { return (width + TILE - 1) / TILE; }
   int64_t an_image() const { return across() * ((height + TILE - 1) / TILE); }
   int64_t tiles() const { return images * an_image(); }
-  int64_t pitch() const { return tiles() * channels; }
+  int64_t pitch() const { return room * channels + gap; }
 };
 
 // Where a tile lies: its image and first pixel.
-struct Tile {
+struct Place {
   int64_t image, y, x;
-  Tile(const Shape &shape, int64_t number)
+  Place(const Shape &shape, int64_t number)
       : image(number / shape.an_image()), y(number % shape.an_image() / shape.across() * TILE),
         x(number % shape.across() * TILE) {}
 };
 
 // SIZE x SIZE values from `border` pixels before the tile on; zero outside the image.
 template <int SIZE, class V, class A, class S>
-inline void see(const S *x, const Shape &shape, const Tile &tile, int border, V *d) {
+inline void see(const S *x, const Shape &shape, const Place &tile, int border, V *d) {
   for (int i = 0; i < SIZE; i++)
     for (int j = 0; j < SIZE; j++) {
       const int64_t y = tile.y + i - border, at = tile.x + j - border;
@@ -92,7 +95,7 @@ inline void write_points(const V *p, const Shape &shape, A *points) {
 
 struct Input {
   template <class V, class S, class A>
-  static inline void tile(const S *x, const Shape &shape, const Tile &tile, A *points) {
+  static inline void tile(const S *x, const Shape &shape, const Place &tile, A *points) {
     V d[POINTS], half[POINTS], p[POINTS];
     see<SEEN, V, A>(x, shape, tile, 1, d);
     for (int j = 0; j < SEEN; j++) to_points<V, A>(d + j, SEEN, half + j);
@@ -103,7 +106,7 @@ struct Input {
 
 struct Gradient {
   template <class V, class S, class A>
-  static inline void tile(const S *x, const Shape &shape, const Tile &tile, A *points) {
+  static inline void tile(const S *x, const Shape &shape, const Place &tile, A *points) {
     V g[TILE * TILE], half[SEEN * TILE], p[POINTS];
     see<TILE, V, A>(x, shape, tile, 0, g);
     for (int j = 0; j < TILE; j++) gradient_to_points<V, A>(g + j, TILE, half + j, TILE);
@@ -114,7 +117,7 @@ struct Gradient {
 };
 
 template <class V, class S, class A>
-inline void gather_tile(const A *points, const Shape &shape, const Tile &tile, S *out) {
+inline void gather_tile(const A *points, const Shape &shape, const Place &tile, S *out) {
   V p[POINTS], half[SEEN * TILE], y[TILE * TILE];
   for (int64_t i = 0; i < POINTS; i++) std::memcpy(p + i, points + i * shape.pitch(), sizeof(V));
   for (int j = 0; j < SEEN; j++) from_points<V, A>(p + j, SEEN, half + j, SEEN);
@@ -126,31 +129,120 @@ inline void gather_tile(const A *points, const Shape &shape, const Tile &tile, S
     }
 }
 
+// A tile's points, of all channels.
 template <class Kind, class S, class A>
-void spread(const S *x, const Shape &shape, A *points, int threads) {
+inline void spread(const S *x, const Shape &shape, int64_t number, A *to) {
   using V = typename Vector<A>::type;
   const int64_t width = VECTOR_BYTES / sizeof(A), channels = shape.channels;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t number = 0; number < shape.tiles(); number++) {
-    const Tile at(shape, number);
-    A *to = points + number * channels;
-    int64_t c = 0;
-    for (; c + width <= channels; c += width) Kind::template tile<V>(x + c, shape, at, to + c);
-    for (; c < channels; c++) Kind::template tile<A>(x + c, shape, at, to + c);
-  }
+  const Place at(shape, number);
+  int64_t c = 0;
+  for (; c + width <= channels; c += width) Kind::template tile<V>(x + c, shape, at, to + c);
+  for (; c < channels; c++) Kind::template tile<A>(x + c, shape, at, to + c);
 }
 
 template <class S, class A>
-void gather(const A *points, const Shape &shape, S *out, int threads) {
+inline void gather(const A *from, const Shape &shape, int64_t number, S *out) {
   using V = typename Vector<A>::type;
   const int64_t width = VECTOR_BYTES / sizeof(A), channels = shape.channels;
+  const Place at(shape, number);
+  int64_t c = 0;
+  for (; c + width <= channels; c += width) gather_tile<V>(from + c, shape, at, out + c);
+  for (; c < channels; c++) gather_tile<A>(from + c, shape, at, out + c);
+}
+
+template <class Kind, class S, class A>
+void spread_all(const S *x, Shape shape, A *points, int threads) {
+  shape.room = shape.tiles();
 #pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t number = 0; number < shape.tiles(); number++) {
-    const Tile tile(shape, number);
-    const A *from = points + number * channels;
-    int64_t c = 0;
-    for (; c + width <= channels; c += width) gather_tile<V>(from + c, shape, tile, out + c);
-    for (; c < channels; c++) gather_tile<A>(from + c, shape, tile, out + c);
+  for (int64_t number = 0; number < shape.tiles(); number++)
+    spread<Kind>(x, shape, number, points + number * shape.channels);
+}
+
+template <class S, class A>
+void gather_all(const A *points, Shape shape, S *out, int threads) {
+  shape.room = shape.tiles();
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t number = 0; number < shape.tiles(); number++)
+    gather(points + number * shape.channels, shape, number, out);
+}
+
+// Tiles whose points stay in a cache, in whole groups of rows that are summed together.
+template <class A> int64_t room_for(int64_t channels, int64_t tiles) {
+  const int64_t fitting = CACHE_BYTES / (POINTS * channels * int64_t(sizeof(A)));
+  return std::min(std::clamp<int64_t>(fitting, 4 * ROWS, 16 * ROWS) / ROWS * ROWS, tiles);
+}
+
+// `filters` are [36] panels [ceil(outputs / PANEL)][inputs][PANEL].
+template <class S, class A>
+void convolve(const S *x, Shape in, int64_t outputs, const A *filters, S *out, int threads) {
+  in.room = room_for<A>(in.channels + outputs, in.tiles());
+  in.gap = LINE;
+  const Shape to{in.images, in.height, in.width, outputs, in.room, LINE};
+  const int64_t a_filter = (outputs + PANEL - 1) / PANEL * PANEL * in.channels;
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<A, Aligned<A>> points(size_t(POINTS * in.pitch()));
+    std::vector<A, Aligned<A>> sums(size_t(POINTS * to.pitch()));
+#pragma omp for schedule(dynamic)
+    for (int64_t first = 0; first < in.tiles(); first += in.room) {
+      const int64_t count = std::min(in.room, in.tiles() - first);
+      for (int64_t i = 0; i < count; i++)
+        spread<Input>(x, in, first + i, points.data() + i * in.channels);
+      for (int64_t p = 0; p < POINTS; p++)
+        multiply_panels(points.data() + p * in.pitch(), in.channels, count, in.channels,
+                        filters + p * a_filter, outputs, sums.data() + p * to.pitch(), outputs);
+      for (int64_t i = 0; i < count; i++)
+        gather(sums.data() + i * outputs, to, first + i, out);
+    }
+  }
+}
+
+// sums[outputs, inputs] += of_outputs^T of_inputs, both `count` rows.
+template <class A>
+void add_product(const A *of_outputs, int64_t outputs, const A *of_inputs, int64_t inputs,
+                 int64_t pitch, int64_t count, A *sums) {
+  constexpr int64_t WIDTH = Lanes<A>::WIDTH;
+  for (int64_t n = 0; n < outputs; n += ROWS)
+    each_tile<A>(inputs, [&](int64_t at, int64_t k, auto tile) {
+      constexpr int COUNT = sizeof tile.sums[0] / sizeof(typename Lanes<A>::V);
+      const A *lines[ROWS];
+      for (int64_t r = 0; r < ROWS; r++) lines[r] = of_outputs + std::min(n + r, outputs - 1);
+      const int64_t rows = std::min<int64_t>(ROWS, outputs - n);
+      std::memset(&tile, 0, sizeof tile);
+      if (k == COUNT * WIDTH)
+        for (int64_t r = 0; r < rows; r++)
+          std::memcpy(tile.sums[r], sums + (n + r) * inputs + at, sizeof tile.sums[r]);
+      else
+        for (int64_t r = 0; r < rows; r++)
+          std::memcpy(tile.sums[r], sums + (n + r) * inputs + at, size_t(k) * sizeof(A));
+      tile.add(lines, outputs, of_inputs + at, pitch, count);
+      for (int64_t r = 0; r < rows; r++)
+        store_row(tile, int(r), k, sums + (n + r) * inputs + at);
+    });
+}
+
+// Sums over the tiles at each point [36][outputs][inputs], which begin with zeros.
+template <class S, class A>
+void weight_gradient(const uint8_t *x, Shape in, const S *grad, int64_t outputs, A *sums,
+                     int threads) {
+  in.room = room_for<A>(in.channels + outputs, in.tiles());
+  in.gap = LINE;
+  const Shape of{in.images, in.height, in.width, outputs, in.room, LINE};
+  // Tiles of columns read whole vectors: so much lies behind the last point's.
+  std::vector<A, Aligned<A>> inputs(size_t(POINTS * in.pitch() + VECTORS * Lanes<A>::WIDTH));
+  std::vector<A, Aligned<A>> outs(size_t(POINTS * of.pitch()));
+#pragma omp parallel num_threads(threads)
+  for (int64_t first = 0; first < in.tiles(); first += in.room) {
+    const int64_t count = std::min(in.room, in.tiles() - first);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < count; i++) {
+      spread<Input>(x, in, first + i, inputs.data() + i * in.channels);
+      spread<Gradient>(grad, of, first + i, outs.data() + i * outputs);
+    }
+#pragma omp for schedule(static)
+    for (int64_t p = 0; p < POINTS; p++)
+      add_product(outs.data() + p * of.pitch(), outputs, inputs.data() + p * in.pitch(),
+                  in.channels, in.channels, count, sums + p * outputs * in.channels);
   }
 }
 
@@ -160,7 +252,7 @@ void gather(const A *points, const Shape &shape, S *out, int threads) {
   extern "C" void winograd_##WHAT##_##NAME(const S *x, int64_t images, int64_t height,             \
                                            int64_t width, int64_t channels, A *points,             \
                                            int threads) {                                          \
-    spread<KIND, S, A>(x, {images, height, width, channels}, points, threads);                     \
+    spread_all<KIND, S, A>(x, {images, height, width, channels}, points, threads);                 \
   }
 
 #define KERNELS(S, A, NAME)                                                                        \
@@ -168,7 +260,17 @@ void gather(const A *points, const Shape &shape, S *out, int threads) {
   SPREAD(gradient, Gradient, S, A, NAME)                                                           \
   extern "C" void winograd_output_##NAME(const A *points, int64_t images, int64_t height,          \
                                          int64_t width, int64_t channels, S *out, int threads) {   \
-    gather<S, A>(points, {images, height, width, channels}, out, threads);                         \
+    gather_all<S, A>(points, {images, height, width, channels}, out, threads);                     \
+  }                                                                                                \
+  extern "C" void winograd_convolve_##NAME(const S *x, int64_t images, int64_t height,             \
+                                           int64_t width, int64_t inputs, int64_t outputs,         \
+                                           const A *filters, S *out, int threads) {                \
+    convolve<S, A>(x, {images, height, width, inputs}, outputs, filters, out, threads);         \
+  }                                                                                                \
+  extern "C" void winograd_weight_##NAME(const uint8_t *x, int64_t images, int64_t height,         \
+                                         int64_t width, int64_t inputs, int64_t outputs,           \
+                                         const S *grad, A *sums, int threads) {                    \
+    weight_gradient<S, A>(x, {images, height, width, inputs}, grad, outputs, sums, threads);    \
   }
 
 KERNELS(float, float, f32)
