@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -72,6 +73,46 @@ def test_processes_that_compile_at_once_all_get_it(fresh: Path) -> None:
     running = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
     assert [process.wait() for process in running] == [0, 0]
     assert [path.suffix for path in fresh.iterdir()] == [".so"]
+
+
+def waiting(pids: set[int]) -> bool:
+    """Whether one of them waits for a lock, as Linux tells."""
+    blocked = [
+        line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" in line
+    ]
+    return any(int(words[5]) in pids for words in blocked)
+
+
+def two_began(log: Path) -> bool:
+    return log.exists() and log.read_text().count("\n") > 1
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux says who waits")
+def test_processes_that_ask_at_once_wait_for_the_one_that_compiles(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    script = (
+        f"echo >> {begun}\nuntil [ -e {go} ]; do sleep 0.05; done\n"
+        'case " $* " in *" -c "*) exit 0;; esac\nwhile [ "$1" != -o ]; do shift; done\necho > "$2"'
+    )
+    fake_compiler(tmp_path, script, monkeypatch)
+    program = (
+        "import sys; from pathlib import Path; from trainables.model import compiled;"
+        "compiled.SOURCES = Path(sys.argv[1]); compiled.build(Path(sys.argv[2]))"
+    )
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    (sources / "one.cpp").write_text("")
+    command = [sys.executable, "-c", program, str(sources), str(fresh)]
+    running = [subprocess.Popen(command) for _ in range(2)]
+    deadline = time.monotonic() + 120.0
+    while not (waiting({process.pid for process in running}) or two_began(begun)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    go.touch()
+    assert [process.wait() for process in running] == [0, 0]
+    assert begun.read_text() == "\n\n", "compiled and linked once"
 
 
 @pytest.mark.parametrize("kind", ["no compiler", "a broken one", "no folder", "no library"])

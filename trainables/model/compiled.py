@@ -1,6 +1,7 @@
 """The C++ kernels: compiled once a machine, kept in the user's cache, called through ctypes."""
 
 import ctypes
+import fcntl
 import hashlib
 import logging
 import os
@@ -8,8 +9,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +49,7 @@ def compiler() -> str | None:
 
 
 def build(folder: Path) -> Path:
-    """Compile the kernels into a folder unless they are there.
-
-    Processes that build at once each compile, and the last one's equal file stays.
+    """Compile the kernels into a folder unless they are there, once for processes that ask at once.
 
     Raises:
         KernelError: there is no compiler, it fails, or the folder cannot be written.
@@ -72,15 +73,41 @@ def build_library(
         return library
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / library.name
-            _run(program, *flags, "-c", *map(str, sources), folder=Path(scratch))
-            objects = [f"{source.stem}.o" for source in sources]
-            _run(program, *objects, *link_flags, "-o", str(made), folder=Path(scratch))
-            made.replace(library)
+        with _alone(folder):
+            if not library.exists():
+                _compile(library, program, sources, flags, link_flags)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelError(f"the {name} cannot be compiled into {folder}: {error}") from error
     return library
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Where folders cannot be locked, each process compiles and the last one's equal file stays."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _compile(
+    library: Path,
+    program: str,
+    sources: Sequence[Path],
+    flags: tuple[str, ...],
+    link_flags: tuple[str, ...],
+) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        run = partial(_run, program, folder=Path(scratch))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            largest_first = sorted(sources, key=lambda source: -source.stat().st_size)
+            tuple(pool.map(lambda source: run(*flags, "-c", str(source)), largest_first))
+        made = Path(scratch) / library.name
+        run(*(f"{source.stem}.o" for source in sources), *link_flags, "-o", str(made))
+        made.replace(library)
 
 
 def _run(program: str, *arguments: str, folder: Path) -> None:
