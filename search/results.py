@@ -65,9 +65,11 @@ def pareto(
 ) -> list[TrialRecord]:
     """Trials that no other one beats, best first objective first; equal ones are all kept."""
     front: list[tuple[tuple[float, ...], TrialRecord]] = []
-    # In this order only an earlier trial can beat a later one, so the front is enough to ask.
+    # In this order only an earlier trial can beat a later one, so the front is enough to ask; with
+    # two objectives its last member, which is the best by the second one.
+    asked = slice(-1, None) if len(objectives) < 3 else slice(None)
     for loss, record in _by_loss(records, objectives):
-        if not any(dominates(other, loss) for other, _ in front):
+        if not any(dominates(other, loss) for other, _ in front[asked]):
             front.append((loss, record))
     return [record for _, record in front]
 
