@@ -66,6 +66,7 @@ def assert_nothing_here(folder: Path) -> None:
     assert not list(folder.glob("spiketune-*-*/*/"))
 
 
+@pytest.mark.slow  # with trials that do not train: tests/chaos/test_stored_kills.py
 def test_a_killed_worker_s_trial_goes_on_from_the_store(tmp_path: Path, s3: S3Server) -> None:
     space = str(write_space(tmp_path))
     arguments = options(f"storage.checkpoints={URL}", *SERIAL, *EVERY_EPOCH, "budget.trials=1")
