@@ -64,18 +64,21 @@ def keep_credentials() -> None:
     class_cache.ENV_VARS_TO_PROPAGATE = {name for name in named if not name.startswith("AWS_")}
 
 
-def check_address(address: str) -> None:
-    """Refuse what can be no cluster's address.
+def check_address(address: str) -> tuple[str, int] | None:
+    """Host and port of a cluster's address; None for `auto`.
 
     Raises:
         InputError: it is neither `auto` nor host:port.
     """
+    if address == AUTO:
+        return None
     host, _, port = address.rpartition(":")
     names_port = port.isascii() and port.isdecimal() and 0 < int(port) < 2**16
-    if address != AUTO and not (host and "/" not in host and names_port):
+    if not (host and "/" not in host and names_port):
         raise InputError(
             f"--address must be `auto` or host:port of a running Ray cluster, but got {address!r}"
         )
+    return host.strip("[]"), int(port)
 
 
 @contextmanager
@@ -116,12 +119,11 @@ def ray_session(
 
 def _must_answer(address: str) -> None:
     """Ray itself waits for minutes where nothing answers, and ends the process after that."""
-    check_address(address)
-    if address == AUTO:
+    place = check_address(address)
+    if place is None:
         return
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+        socket.create_connection(place, ANSWER_S).close()
     except OSError as error:
         raise ConnectionError(
             f"a Ray cluster must answer at {address}, but: {error}; is it started (`ray status` "

@@ -14,6 +14,7 @@ from search.wording import check_text
 from spaces.schema import SearchSpec
 
 
+@no_cycles()
 def report_search(
     spec: SearchSpec, folder: SearchFolder, records: list[TrialRecord], *, running: bool = False
 ) -> Path:
@@ -25,39 +26,38 @@ def report_search(
         records: its trials.
         running: whether a driver still runs it.
     """
-    with no_cycles():
-        write_report(
-            folder.report,
-            folder.name,
-            _report_info(spec, folder),
-            records,
-            spec.objectives,
-            spec.base_config.train.total_epochs,
-            check_text(records, spec.stopping_metric, spec.stopping_mode),
-            insight(spec, records),
-            stopping_check(records, spec.stopping_metric, spec.stopping_mode),
-            folder.runs_option,
-            running=running,
-        )
+    write_report(
+        folder.report,
+        folder.name,
+        _report_info(spec, folder),
+        records,
+        spec.objectives,
+        spec.base_config.train.total_epochs,
+        check_text(records, spec.stopping_metric, spec.stopping_mode),
+        insight(spec, records),
+        stopping_check(records, spec.stopping_metric, spec.stopping_mode),
+        folder.runs_option,
+        running=running,
+    )
     return folder.report
 
 
+@no_cycles()
 def report_numbers(
     spec: SearchSpec, folder: SearchFolder, records: list[TrialRecord], *, running: bool = False
 ) -> dict[str, Any]:
     """What `report.json` of a search holds; arguments as of `report_search`."""
-    with no_cycles():
-        return report_tree(
-            folder.name,
-            _report_info(spec, folder),
-            records,
-            spec.objectives,
-            spec.base_config.train.total_epochs,
-            stopping_check(records, spec.stopping_metric, spec.stopping_mode),
-            insight(spec, records),
-            folder.runs_option,
-            running=running,
-        )
+    return report_tree(
+        folder.name,
+        _report_info(spec, folder),
+        records,
+        spec.objectives,
+        spec.base_config.train.total_epochs,
+        stopping_check(records, spec.stopping_metric, spec.stopping_mode),
+        insight(spec, records),
+        folder.runs_option,
+        running=running,
+    )
 
 
 def _report_info(spec: SearchSpec, folder: SearchFolder) -> dict[str, str]:

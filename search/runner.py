@@ -142,7 +142,6 @@ def resume_search(
             take_ledger(folder, ledger, force=force)
             received.resume = resume_command(folder)
             if is_over(spec, ledger.records, ledger.used_s(time.time())):
-                received.install()
                 uri = _tracking_uri(spec, folder)
                 return _run(spec, folder, ledger, None, uri, watcher, received, trainable)
             _check(spec)

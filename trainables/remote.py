@@ -281,7 +281,7 @@ class Workspace:
 
 
 def train_stored(
-    config: "TrialConfig", store: StoredFolder, newest: int, world: "World | None" = None
+    config: "TrialConfig", store: StoredFolder, newest: int, world: "World"
 ) -> Generator[dict[str, Any], None, None]:
     """Train as `train_alone` does, with the checkpoints in a store.
 
@@ -298,9 +298,7 @@ def train_stored(
         StoreError: the store fails for long.
     """
     from trainables.launch import train_alone
-    from trainables.parallel import ALONE
 
-    world = world or ALONE
     with working_folder() as folder:
         workspace = Workspace(store, folder)
         workspace.fetch(newest, is_owner=world.rank == 0)

@@ -258,9 +258,9 @@ def _epochs(
     from trainables.launch import train_alone
     from trainables.parallel import ALONE
 
-    trial = TrialConfig.model_validate(assignment["trial"])
+    trial, world = TrialConfig.model_validate(assignment["trial"]), world or ALONE
     if "store" not in assignment:
-        return train_alone(trial, Path(assignment["folder"]), world or ALONE)
+        return train_alone(trial, Path(assignment["folder"]), world)
     return train_stored(trial, StoredFolder(**assignment["store"]), _newest(assignment), world)
 
 

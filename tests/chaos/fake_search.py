@@ -140,12 +140,6 @@ class FakeSearch:
         files = fake_trial.side_record(self.runs, self.name).glob("*.jsonl")
         return sum(path.read_bytes().count(b"\n") for path in files)
 
-    def tell(self, number: int, *what: str) -> None:
-        """Say how the trial's next attempts misbehave: `hang`, `raise` or `exit`, one each."""
-        told = self.runs / self.name / "misbehave"
-        told.mkdir(parents=True, exist_ok=True)
-        (told / str(number)).write_text("\n".join(what))
-
     def wait_for_notes(self, driver: "Driver", more: int) -> None:
         """Return once the trials have noted `more` lines more, or their driver has ended."""
         until = self.num_notes() + more

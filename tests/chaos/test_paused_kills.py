@@ -13,6 +13,7 @@ from fake_search import (
     assert_whole,
     with_store,
 )
+from fake_trial import misbehave
 from mlflow import MlflowClient
 from test_driver_kills import kill_and_resume
 
@@ -33,7 +34,8 @@ def test_a_driver_that_ends_while_trials_wait_loses_nothing(
 ) -> None:
     patient = (*PAUSES, f"stopping.trial_timeout_s={END_S}")
     search = with_store(FakeSearch(tmp_path, cluster, patient), empty_store)
-    search.tell(HANGS, "hang", "hang")  # no driver comes to the end before its signal
+    # A trial that hangs: no driver comes to the end before its signal.
+    misbehave(search.runs, search.name, HANGS, "hang", "hang")
     for how, num in ((signal.SIGKILL, 1), (signal.SIGINT, 2)):
         before = search.records() if search.exists else []
         with search.driver() as driver:
@@ -50,6 +52,7 @@ def test_a_driver_that_ends_while_trials_wait_loses_nothing(
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     assert {r.info.status for r in runs} <= {"KILLED", "FINISHED", "FAILED"}
+    misbehave(search.runs, search.name, HANGS)  # it may have waited while a driver was killed
     search.run()
     assert_whole(search)
 

@@ -150,6 +150,16 @@ class FakeTrial(tune.Trainable):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def misbehave(runs: Path, name: str, number: int, *what: str) -> None:
+    """Say what a trial's next attempts do: `hang`, `raise` or `exit`, one each, or nothing odd."""
+    told = runs / name / "misbehave" / str(number)
+    told.parent.mkdir(parents=True, exist_ok=True)
+    if what:
+        told.write_text("\n".join(what))
+    else:
+        told.unlink(missing_ok=True)
+
+
 def side_record(runs: Path, name: str) -> Path:
     """Where the trials of a search keep their own record, one file a trial."""
     return runs.parent / "record" / name

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fake_trial import misbehave
 from tiny_search import environment, write_space
 
 from search.folder import SearchFolder
@@ -34,11 +35,8 @@ def records_of(folder: Path) -> list[TrialRecord]:
 
 
 def test_lost_workers_are_retried_and_failed_with_their_reasons(tmp_path: Path) -> None:
-    told = tmp_path / "runs" / "tiny" / "misbehave"
-    told.mkdir(parents=True)
-    (told / "0").write_text("exit")
-    (told / "1").write_text("hang")
-    (told / "2").write_text("raise\nraise\nexit")
+    for number, what in enumerate((["exit"], ["hang"], ["raise", "raise", "exit"])):
+        misbehave(tmp_path / "runs", "tiny", number, *what)
     done = fake_search(
         tmp_path,
         "stopping={name: none, trial_timeout_s: 15}",

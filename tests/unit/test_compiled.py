@@ -109,7 +109,7 @@ def test_processes_that_ask_at_once_wait_for_the_one_that_compiles(
     deadline = time.monotonic() + 120.0
     while not (waiting({process.pid for process in running}) or two_began(begun)):
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.02)  # nobody is told who begins to wait for a lock
     go.touch()
     assert [process.wait() for process in running] == [0, 0]
     assert begun.read_text() == "\n\n", "compiled and linked once"

@@ -20,6 +20,7 @@ from trainables.config import TrialConfig
 from trainables.errors import InputError, StoreError
 from trainables.files import BEST
 from trainables.launch import train_alone
+from trainables.parallel import ALONE
 from trainables.remote import (
     PATIENCE_VARIABLE,
     StoredFolder,
@@ -203,7 +204,7 @@ def test_a_short_outage_is_waited_for(tmp_path: Path) -> None:
     store = StoredFolder(str(tmp_path / "store"), "made", 60.0)
 
     class Mend(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002
+        def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002  # logging's
             (tmp_path / "store").mkdir()
 
     logger, mend = logging.getLogger("trainables.remote"), Mend()
@@ -280,12 +281,12 @@ def test_an_epoch_is_told_when_it_is_in_the_store(
     (tmp_path / "store").mkdir()
     store = StoredFolder(str(tmp_path / "store"), "made/id/00000", 0.0)
     alone = train_alone(CONFIG, tmp_path / "alone")
-    began = train_stored(CONFIG, store, 0)
+    began = train_stored(CONFIG, store, 0, ALONE)
     assert told(next(began)) == told(next(alone))
     assert sorted(store.names()) == [BEST, "epoch-0001.safetensors"]
     began.close()  # a trial that is stopped
     assert working_folders() == []
-    for epoch in train_stored(CONFIG, store, 1):
+    for epoch in train_stored(CONFIG, store, 1, ALONE):
         assert f"epoch-{epoch['epoch']:04d}.safetensors" in store.names()
         if epoch["epoch"] > 1:  # the restored one is told again
             assert told(epoch) == told(next(alone))

@@ -91,6 +91,7 @@ def test_a_store_is_tried_before_a_search(tmp_path: Path, root: Path, s3: S3Serv
 def test_the_director_says_where_and_losers_leave_the_store(tmp_path: Path, root: Path) -> None:
     spec, folder, ledger = made_search(tmp_path / "runs", *SEVEN, setting(root.as_uri()))
     recorder = Recorder()
+    # A recorder is no tracker to mypy, but takes the same calls.
     director = Director(spec, folder, ledger, recorder, Silent(), Clock())  # type: ignore[arg-type]
     mine = root / "made" / ledger.search_id
     for number in range(7):
@@ -134,6 +135,7 @@ def test_what_lost_before_a_resume_goes_then(
     assert "stays there until the search is resumed" in caplog.text
     root.unlink()
     (tmp_path / "away").rename(root)
+    # A recorder is no tracker to mypy, but takes the same calls.
     director = Director(spec, folder, ledger, Recorder(), Silent(), Clock())  # type: ignore[arg-type]
     director.close(60.0)
     assert sorted(store.names()) == ["00000", "00001", "00003"]
