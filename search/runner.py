@@ -3,7 +3,6 @@
 import logging
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,8 @@ from search.signals import Interruption, interruption
 from search.stored import check_store, clear_scratch
 from search.study import Ledger
 from search.summary import summary_metrics
-from search.tracking import Tracker, TrackerConfig, preload, redact, resolve_uri
+from search.tracking import Tracker, TrackerConfig, redact, resolve_uri
+from search.tracking_process import WriterProcess, writer_process
 from search.tracking_uri import check_reachable
 from search.versions import versions
 from spaces.schema import SearchSpec
@@ -99,11 +99,12 @@ def start_search(
     with interruption() as received:
         _check(spec)
         uri = _tracking_uri(spec, folder)
-        with _session(spec, folder, address):
+        with writer_process() as writer, _session(spec, folder, address):
             received.install()
             packing = packing_here(spec)  # refuses what does not fit before there is a ledger
             ledger = create_ledger(spec, folder, text)
-            return _run(spec, folder, ledger, packing, uri, watcher, received, trainable)
+            tracker = _tracker(spec, folder, ledger, uri, writer)
+            return _run(spec, folder, ledger, packing, tracker, watcher, received, trainable)
 
 
 def resume_search(
@@ -143,13 +144,16 @@ def resume_search(
             received.resume = resume_command(folder)
             if is_over(spec, ledger.records, ledger.used_s(time.time())):
                 uri = _tracking_uri(spec, folder)
-                return _run(spec, folder, ledger, None, uri, watcher, received, trainable)
+                with writer_process() as writer:
+                    tracker = _tracker(spec, folder, ledger, uri, writer)
+                    return _run(spec, folder, ledger, None, tracker, watcher, received, trainable)
             _check(spec)
             uri = _tracking_uri(spec, folder)
-            with _session(spec, folder, address):
+            with writer_process() as writer, _session(spec, folder, address):
                 received.install()
                 packing = packing_here(spec)
-                return _run(spec, folder, ledger, packing, uri, watcher, received, trainable)
+                tracker = _tracker(spec, folder, ledger, uri, writer)
+                return _run(spec, folder, ledger, packing, tracker, watcher, received, trainable)
         finally:
             ledger.close()
 
@@ -190,8 +194,15 @@ def _tracking_uri(spec: SearchSpec, folder: SearchFolder) -> str:
     uri = resolve_uri(spec.tracking.uri, folder.runs)
     if spec.tracking.required:
         check_reachable(uri)
-    threading.Thread(target=preload, daemon=True).start()  # while Ray starts its processes
     return uri
+
+
+def _tracker(
+    spec: SearchSpec, folder: SearchFolder, ledger: Ledger, uri: str, writer: WriterProcess
+) -> Tracker:
+    config = tracker_config(spec, folder, ledger.search_id, uri)
+    writer.open(config)
+    return Tracker(config, writer)
 
 
 def _run(
@@ -199,14 +210,13 @@ def _run(
     folder: SearchFolder,
     ledger: Ledger,
     packing: Packing | None,
-    uri: str,
+    tracker: Tracker,
     watcher: Watcher,
     received: Interruption,
     trainable: "Trainable | None",
 ) -> Outcome:
     start = time.monotonic()
     received.resume = resume_command(folder)
-    tracker = Tracker(tracker_config(spec, folder, ledger.search_id, uri))
     try:
         tracker.start()
         data = [] if packing is None else _datasets(spec)

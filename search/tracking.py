@@ -4,23 +4,22 @@ Calls append to a spool on disk and return; a thread sends. Every event keeps it
 sending one twice writes the row that is already there.
 """
 
-import hashlib
 import logging
 import re
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from search.spool import Chunk, Delivery, Spool
 from search.tracking_events import EventWriter
-from search.tracking_runs import RunWriter
-from search.tracking_store import MlflowStore, load_mlflow
+from search.tracking_store import run_writer
 from search.tracking_uri import (
     TrackerConfig,
     TrackingError,
     default_uri,
     redact,
     resolve_uri,
+    tracking_key,
     ui_command,
     ui_environment,
     unusable,
@@ -42,6 +41,20 @@ _log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
+class Runs(Protocol):
+    """What a tracker hands its events to: `RunWriter`, here or in another process."""
+
+    @property
+    def rejected(self) -> int:
+        """Values that the store refused for good."""
+
+    def connect(self, time_s: float) -> bool:
+        """Open the store; True when the search's run was not there and has been made."""
+
+    def deliver(self, chunk: Chunk) -> None:
+        """Apply events in order; an exception means that some may have been applied."""
+
+
 class Tracker(EventWriter):
     """Writes one MLflow run for the search and one below it for each trial.
 
@@ -49,24 +62,22 @@ class Tracker(EventWriter):
     not raise when the store is away. Repeating a report changes nothing, so a resumed driver may
     report its whole ledger again.
 
+    Args:
+        config: where the search is tracked.
+        runs: what writes there; None for this process.
+
     Raises:
         TrackingError: the search's id holds other characters than letters, digits, `.`, `_`, `-`.
     """
 
-    def __init__(self, config: TrackerConfig) -> None:
+    def __init__(self, config: TrackerConfig, runs: Runs | None = None) -> None:
         super().__init__()
         if not _ID.fullmatch(config.search_id):
             raise TrackingError(
                 f"a search id must match `{_ID.pattern}`, but got {config.search_id!r}"
             )
         self._config = config
-        self._runs = RunWriter(
-            MlflowStore(config),
-            search=config.search,
-            search_id=config.search_id,
-            key=_key(config),
-            path=config.spool_dir / "runs.json",
-        )
+        self._runs = runs or run_writer(config)
         self._spool: Spool | None = None
         self._delivery: Delivery | None = None
 
@@ -77,7 +88,7 @@ class Tracker(EventWriter):
             TrackingError: the store is required and does not answer.
             SpoolError: another process tracks this search.
         """
-        spool = Spool(self._config.spool_dir, self._runs.key, self._note)
+        spool = Spool(self._config.spool_dir, tracking_key(self._config), self._note)
         try:
             self._connect(spool)
         except Exception as error:  # MLflow lets errors of many classes through
@@ -99,10 +110,6 @@ class Tracker(EventWriter):
     def rejected(self) -> int:
         """Values that the store refused for good since `start`; each was logged."""
         return self._runs.rejected
-
-    def run_id(self, number: int | None) -> str | None:
-        """MLflow's id of a trial's run (None: the search's), as far as known yet."""
-        return self._runs.run_id(number)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until the store has confirmed everything; False when time is over first."""
@@ -148,14 +155,3 @@ class Tracker(EventWriter):
             return False
         self._runs.deliver(chunk)
         return True
-
-
-def preload() -> None:
-    """Import MLflow, which takes seconds: call it in a thread while something else starts."""
-    load_mlflow()
-
-
-def _key(config: TrackerConfig) -> str:
-    """Name the destination: events confirmed by another one have to be sent again."""
-    where = f"{redact(config.uri)}|{config.experiment}|{config.search_id}"
-    return hashlib.sha256(where.encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from search.tracking_runs import Point, Values
+from search.tracking_runs import Point, RunWriter, Values
 from search.tracking_uri import (
     TrackerConfig,
     TrackingError,
@@ -19,6 +19,7 @@ from search.tracking_uri import (
     check_reachable,
     is_sql,
     redact,
+    tracking_key,
     unusable,
 )
 from trainables.remote import StoredFolder
@@ -308,6 +309,17 @@ class MlflowStore:
             run_id,
             redact(str(error)),
         )
+
+
+def run_writer(config: TrackerConfig) -> RunWriter:
+    """What writes a search's runs to MLflow."""
+    return RunWriter(
+        MlflowStore(config),
+        search=config.search,
+        search_id=config.search_id,
+        key=tracking_key(config),
+        path=config.spool_dir / "runs.json",
+    )
 
 
 def load_mlflow(module: str = "mlflow") -> Any:

@@ -1,5 +1,6 @@
 """Where runs are tracked: the address, whether it answers, how it is shown without secrets."""
 
+import hashlib
 import os
 import re
 import socket
@@ -40,6 +41,12 @@ class TrackerConfig:
     search_id: str
     spool_dir: Path
     required: bool = True
+
+
+def tracking_key(config: TrackerConfig) -> str:
+    """Name the destination: events confirmed by another one have to be sent again."""
+    where = f"{redact(config.uri)}|{config.experiment}|{config.search_id}"
+    return hashlib.sha256(where.encode()).hexdigest()[:16]
 
 
 def default_uri(runs_dir: Path) -> str:

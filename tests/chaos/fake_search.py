@@ -15,12 +15,14 @@ from typing import Any
 
 import fake_trial
 import optuna
+from forked_writer import fork_writer
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from processes import kill_all
 from promotions import assert_promotions_followed
 from tiny_search import GONE_S, environment
 
+from search import tracking_process
 from search.folder import SearchFolder
 from search.recorded import open_ledger
 from search.records import TrialRecord
@@ -202,6 +204,7 @@ def _drive(folder: Path, variables: dict[str, str], arguments: Sequence[str]) ->
     log = os.open(folder / "driver.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    tracking_process.start_writer = fork_writer  # type: ignore[assignment]  # stands for a Popen
     sys.exit(fake_trial.main(*arguments))
 
 

@@ -58,6 +58,9 @@ class Rows:
         assert len({row[0] for row in rows}) == len(rows), "a run was made twice"
         return {str(name): (status, start, end) for name, status, start, end in rows}
 
+    def run_id(self, name: str) -> str:
+        return str(self(f"select run_uuid from runs where name = '{name}'")[0][0])
+
     def tags(self, name: str) -> dict[str, str]:
         return dict(
             self(
@@ -145,12 +148,12 @@ def test_runs_parameters_metrics_and_states(
     assert ("00002", "energy_mj", 4, 1004_000, 1.0) in rows.points()
     assert rows.tags("00002")["spiketune.nonfinite"] == "epoch 4: val_top1"
     tags = rows.tags("00001")
-    assert tags["mlflow.parentRunId"] == tracker.run_id(None)
+    assert tags["mlflow.parentRunId"] == rows.run_id("tiny")
     assert (tags["spiketune.state"], tags["spiketune.reason"]) == ("stopped", "asha")
     assert tags["spiketune.config_hash"] == "ab"
     params = rows.params()
     assert params == {"train.lr": "0.0001", "model.depth": "2", "budget.trials": "4"}
-    artifacts = tmp_path / "mlartifacts" / (tracker.run_id(0) or "") / "artifacts"
+    artifacts = tmp_path / "mlartifacts" / rows.run_id("00000") / "artifacts"
     assert (artifacts / "firing/rates.json").read_text() == "{}"
     assert json.loads((artifacts / "config.json").read_text()) == {"model": {"depth": 2}}
     assert tracker.rejected == 1, "the missing artifact, and nothing else"
@@ -186,6 +189,7 @@ def test_a_resumed_driver_may_report_everything_again(
 
     with (config.spool_dir / "events.jsonl").open("ab") as spool:
         spool.write(b'{"crc":"00000000","event":{"seq"')
+    made = rows.run_id("00000")
     second = Tracker(config)
     second.start()
     report(second, range(2), epochs=3)
@@ -198,7 +202,7 @@ def test_a_resumed_driver_may_report_everything_again(
     }
     assert rows.tags("00000")["spiketune.attempt"] == "2"
     assert rows.points() == expected_points(range(2))
-    assert second.run_id(0) == first.run_id(0)
+    assert rows.run_id("00000") == made
     assert second.close(DEADLINE_S)
 
 
@@ -329,7 +333,8 @@ def test_the_pages_show_what_the_embedded_store_has_and_only_to_this_machine(
     tracker.start()
     tracker.search_started({}, {}, {"search.yaml": "name: tiny"})
     assert tracker.close(DEADLINE_S)
-    address = f"{mlflow_server.uri}/get-artifact?path=search.yaml&run_uuid={tracker.run_id(None)}"
+    run_id = Rows(mlflow_server.database).run_id("local")
+    address = f"{mlflow_server.uri}/get-artifact?path=search.yaml&run_uuid={run_id}"
     with urllib.request.urlopen(address, timeout=20) as answer:
         assert answer.read() == b"name: tiny"
     evil = urllib.request.Request(
