@@ -57,3 +57,15 @@ def test_the_gradient_of_a_weight(shape: tuple[int, ...], dtype: torch.dtype) ->
     found = winograd.weight_gradient(counts, grads, weight.detach().to(wide(dtype)))
     assert weight.grad is not None
     assert_near(found, weight.grad, wide(dtype))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_counts_of_any_byte(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    counts = torch.randint(0, 256, (2, 8, 8, 48), dtype=torch.uint8).movedim(-1, 1)
+    grads = rows(2, 5, 8, 8, dtype=dtype)
+    weight = torch.zeros(5, 48, 3, 3, dtype=torch.float64, requires_grad=True)
+    nnf.conv2d(counts.double(), weight, padding=1).backward(grads.double())
+    found = winograd.weight_gradient(counts, grads, weight.detach().to(wide(dtype)))
+    assert weight.grad is not None
+    assert_near(found, weight.grad, wide(dtype))

@@ -31,9 +31,11 @@ INTEGER_RATE = 0.04
 # unless there are hardly any; not so in the weight's gradient, where they are found once.
 FEW_INPUTS = 32
 FEW_SHARE = 0.1
-# Above these the weight's gradient is a dense product too: plain, or by Winograd's points.
+# Above these the weight's gradient is a dense product too: plain, by Winograd's points, or of a 1x1
+# kernel as integers.
 DENSE_GRADIENT_RATE = 0.2
 POINTS_RATE = 0.1
+INTEGER_GRADIENT_RATE = 0.12
 # Weights of so many connections a tap repay the way to Winograd's points and back.
 FEW_CONNECTIONS = 32 * 16
 # Dense copies are made for so many bytes of images at a time: what fits in a CPU's caches, and what
@@ -67,9 +69,9 @@ class Convolve(torch.autograd.Function):
             rounded = _rounded(weight, dtype)
             values = compact(x.counts if isinstance(x, SpikeTensor) else x.to(dtype))
             rate = _rate(x)
-            if _pays_as_integers(values, rounded, rate, dtype):
+            if sum_integers := _integer_way(values, rounded, rate, dtype):
                 out = channels_last(x, len(weight), dtype)
-                integer.convolve(values, rounded, bias, out)
+                sum_integers(values, rounded, bias, out)
             elif rate <= DENSE_RATE * (1.0 if weight.shape[1] >= FEW_INPUTS else FEW_SHARE):
                 out = channels_last(x, len(weight), dtype)
                 _add_rows(values, rounded, bias, out)
@@ -167,11 +169,15 @@ def _pays_by_points(weight: torch.Tensor) -> bool:
     return is_cpu and size == 3 and num_outputs * num_inputs >= FEW_CONNECTIONS
 
 
-def _pays_as_integers(
+def _integer_way(
     values: torch.Tensor, weight: torch.Tensor, rate: float, dtype: torch.dtype
-) -> bool:
-    is_counts = values.dtype == torch.uint8 and dtype == torch.bfloat16
-    return is_counts and rate > INTEGER_RATE and integer.can_convolve(values, weight)
+) -> Callable[..., None] | None:
+    """What sums currents as integers; None where it cannot be or does not pay."""
+    if values.dtype != torch.uint8 or dtype != torch.bfloat16 or rate <= INTEGER_RATE:
+        return None
+    if integer.can_convolve_by_points(values, weight):
+        return integer.convolve_by_points
+    return integer.convolve if integer.can_convolve(values, weight) else None
 
 
 def _lanes(num_outputs: int) -> int:
@@ -201,9 +207,15 @@ def _add_rows(
 def _weight_gradient(
     values: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, rate: float
 ) -> torch.Tensor:
-    by_points = _pays_by_points(weight) and values.dtype == torch.uint8
-    if rate <= (POINTS_RATE if by_points else DENSE_GRADIENT_RATE):
+    is_counts = values.dtype == torch.uint8
+    by_points = _pays_by_points(weight) and is_counts
+    as_integers = is_counts and weight.shape[-1] == 1 and integer.can_sum_gradients(grad)
+    limit = INTEGER_GRADIENT_RATE if as_integers else DENSE_GRADIENT_RATE
+    if rate <= (POINTS_RATE if by_points else limit):
         return _weight_gradient_sparse(values, grad, weight)
+    if as_integers:
+        found = integer.weight_gradient(_rows(values), _rows(grad))
+        return found.view_as(weight)
     if by_points:
         return winograd.weight_gradient(values.flatten(0, 1), grad.flatten(0, 1), weight)
     return _weight_gradient_dense(values, grad, weight)
@@ -233,7 +245,7 @@ def _weight_gradient_dense(
     for at in _chunks(values, weight, len(weight)):
         x, g = (part.flatten(0, 1)[at].to(weight.dtype) for part in (values, grad))
         if _is_matrix(weight):
-            product = g.movedim(1, -1).flatten(0, 2).t() @ x.movedim(1, -1).flatten(0, 2)
+            product = _rows(g).t() @ _rows(x)
             found = product.view_as(weight)
         else:
             found = aten.convolution_backward(
@@ -245,14 +257,25 @@ def _weight_gradient_dense(
     return torch.as_tensor(total)
 
 
-def _input_gradient(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """`[R,C]` of channels-last images, with their channels third from the last."""
+    return x.movedim(-3, -1).flatten(0, -2)
+
+
+def _row_product(grad: torch.Tensor, weight: torch.Tensor) -> Callable[..., torch.Tensor] | None:
+    """What multiplies rows of gradients by a 1x1 kernel; None where a convolution is faster."""
     if _is_matrix(weight) and grad.dtype == weight.dtype:
-        rows_TBHWN = grad.movedim(2, -1)
-        found = rows_TBHWN.flatten(0, -2) @ weight.flatten(1)
-        return found.view(*rows_TBHWN.shape[:-1], -1).movedim(-1, 2)
-    if weight.shape[-1] == 1 and not engine_of(grad).is_dense:
-        rows = matrix.multiply(grad.movedim(2, -1).flatten(0, -2), weight.flatten(1))
-        return rows.view(*grad.movedim(2, -1).shape[:-1], -1).movedim(-1, 2)
+        return torch.mm
+    if weight.shape[-1] > 1 or engine_of(grad).is_dense:
+        return None
+    return integer.multiply if integer.can_sum_gradients(grad) else matrix.multiply
+
+
+def _input_gradient(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    multiply = _row_product(grad, weight)
+    if multiply is not None:
+        found = multiply(_rows(grad), weight.flatten(1))
+        return found.view(*grad.movedim(2, -1).shape[:-1], -1).movedim(-1, 2)
     turned = weight.flip(2, 3).transpose(0, 1)
     turned = turned.contiguous(memory_format=torch.channels_last)
     if _pays_by_points(weight):

@@ -4,33 +4,13 @@
 // their output's own, in panels [ceil(N / PANEL)][taps * pairs][PANEL][2] of pairs of inputs: the
 // processor multiplies and adds a pair at once, twice what it does with floats. Sums are exact; who
 // calls sees that they fit 32 bits.
-#include "matrix.h"
+#include "pairs.h"
 
 namespace {
 
 constexpr int64_t BAND_BYTES = 1 << 17; // of widened counts that share a panel in cache
 
-// Vectors are those that sums of floats have.
-#if defined(__AVX512BW__) || (defined(__AVX2__) && !defined(__AVX512F__))
-#define HAS_PAIRS 1
-#ifdef __AVX512BW__
-using Pairs = __m512i;
-inline Pairs add_pairs(Pairs sum, Pairs a, Pairs b) {
-#ifdef __AVX512VNNI__
-  return _mm512_dpwssd_epi32(sum, a, b);
-#else
-  return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
-#endif
-}
-inline Pairs repeated(int32_t pair) { return _mm512_set1_epi32(pair); }
-#else
-using Pairs = __m256i;
-inline Pairs add_pairs(Pairs sum, Pairs a, Pairs b) {
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
-}
-inline Pairs repeated(int32_t pair) { return _mm256_set1_epi32(pair); }
-#endif
-
+#if HAS_PAIRS
 struct Shape {
   int64_t images, height, width, inputs, outputs, size;
   int64_t pad() const { return size / 2; }
@@ -88,8 +68,7 @@ private:
     const float divisor = *step;
 #pragma omp simd
     for (int64_t k = 0; k < depth; k++) {
-      // 1.5 * 2^23: adding it rounds to an integer, which its lowest bits then are.
-      const float shifted = w[k] / divisor + 12582912.0f;
+      const float shifted = w[k] / divisor + TO_INTEGER;
       int32_t bits;
       std::memcpy(&bits, &shifted, sizeof bits);
       multiples[k] = int16_t(bits);
@@ -139,11 +118,10 @@ inline void sum_pixels(const int32_t *const *pixels, const Shape &shape, const i
 // The currents of a band's pixels.
 void convolve_band(const int32_t *band, const Shape &shape, int64_t pixels,
                    const Weights &weights, Bf16 *out) {
-  using Whole = typename Packed<VECTOR_BYTES, int32_t>::type;
   const int64_t depth = shape.taps() * shape.pairs();
   for (int64_t c0 = 0; c0 < shape.outputs; c0 += PANEL)
     each_tile<float>(std::min(PANEL, shape.outputs - c0), [&](int64_t at, int64_t n, auto tile) {
-      constexpr int COUNT = sizeof tile.sums[0] / VECTOR_BYTES;
+      constexpr int COUNT = VECTORS_OF<decltype(tile)>;
       const int64_t column = c0 + at;
       for (int64_t pixel = 0; pixel < pixels; pixel += ROWS) {
         const int32_t *lines[ROWS];
@@ -157,8 +135,7 @@ void convolve_band(const int32_t *band, const Shape &shape, int64_t pixels,
           for (int i = 0; i < COUNT; i++) {
             const int64_t from = column + i * Lanes<float>::WIDTH;
             tile.sums[r][i] =
-                __builtin_convertvector((Whole)sums[r][i], Lanes<float>::V) *
-                    load_lanes(weights.steps.data() + from) +
+                as_floats(sums[r][i]) * load_lanes(weights.steps.data() + from) +
                 load_lanes(weights.bias.data() + from);
           }
           store_row(tile, int(r), n, out + (pixel + r) * shape.outputs + column);
@@ -184,8 +161,6 @@ void convolve(const uint8_t *x, const Shape &shape, const Weights &weights, Bf16
     }
   }
 }
-#else
-#define HAS_PAIRS 0
 #endif
 
 } // namespace

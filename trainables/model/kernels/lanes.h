@@ -37,13 +37,30 @@ inline Lanes<float>::V load_lanes(const Bf16 *from) {
 #endif
   return (Lanes<float>::V)(bits << 16);
 }
+// Compilers take bytes to floats one by one.
 inline Lanes<float>::V load_lanes(const uint8_t *from) {
-  return __builtin_convertvector(fetched<Bytes>(from), Lanes<float>::V);
+  const Bytes bytes = fetched<Bytes>(from);
+#if defined(__AVX512F__)
+  return (Lanes<float>::V)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32((__m128i)bytes));
+#elif defined(__AVX2__)
+  const __m128i low = _mm_cvtsi64_si128((long long)bytes);
+  return (Lanes<float>::V)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(low));
+#else
+  return __builtin_convertvector(bytes, Lanes<float>::V);
+#endif
 }
 
 inline Lanes<double>::V load_lanes_double(const uint8_t *from) {
-  return __builtin_convertvector(fetched<Packed<VECTOR_BYTES / 8, uint8_t>::type>(from),
-                                 Lanes<double>::V);
+  const auto bytes = fetched<Packed<VECTOR_BYTES / 8, uint8_t>::type>(from);
+#if defined(__AVX512F__)
+  const __m128i low = _mm_cvtsi64_si128((long long)bytes);
+  return (Lanes<double>::V)_mm512_cvtepi32_pd(_mm256_cvtepu8_epi32(low));
+#elif defined(__AVX2__)
+  const __m128i low = _mm_cvtsi32_si128((int)bytes);
+  return (Lanes<double>::V)_mm256_cvtepi32_pd(_mm_cvtepu8_epi32(low));
+#else
+  return __builtin_convertvector(bytes, Lanes<double>::V);
+#endif
 }
 
 inline void store_lanes(float *to, Lanes<float>::V v) { std::memcpy(to, &v, sizeof v); }
