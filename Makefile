@@ -17,9 +17,10 @@ demo: $(STAMP)  ## Search on scikit-learn's digits, ending with leaderboard and 
 	$(BIN)/spiketune status
 
 test: export OMP_NUM_THREADS ?= 1
-# Three processes on two cores: a third of the time tests wait for Ray, servers and browsers.
+# Three processes on two cores: a third of the time tests wait for Ray, servers and browsers. In the
+# order of the folders: files of few and long tests first, that none runs alone in the end.
 test: lint  ## Lint, types and every fast test
-	$(BIN)/python -m pytest -m 'not slow' -n 3 --dist loadfile \
+	$(BIN)/python -m pytest -m 'not slow' -n 3 --dist loadfile --no-loadscope-reorder \
 	  --timeout 900 --session-timeout 4200 \
 	  tests/integration tests/chaos tests/contract tests/unit
 

@@ -25,12 +25,22 @@ _SLOTS: dict[str, Callable[[], int]] = {}
 _KEPT = 64  # ended trials that Tune still knows, for what it may yet do with the latest
 
 
+# What Tune says of its own affairs, by who says it and how that begins.
+_NO_NEWS = {
+    # An attempt that was lost is a failed trial to Tune; ours goes on with the next attempt.
+    "ray.tune.tune": "Trials did not complete",
+    # Of a search that ends at once Tune writes its record while it still copies the first one. The
+    # record is thrown away in any case: the ledger is the state.
+    "ray.tune.execution.experiment_state": "Saving experiment state to storage",
+}
+
+
 def _is_news(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("Trials did not complete")
+    return not str(record.msg).startswith(_NO_NEWS[record.name])
 
 
-# An attempt that was lost is a failed trial to Tune; ours goes on with the next attempt.
-logging.getLogger("ray.tune.tune").addFilter(_is_news)
+for _name in _NO_NEWS:
+    logging.getLogger(_name).addFilter(_is_news)
 
 
 def register(key: str, director: Director, slots: Callable[[], int]) -> None:

@@ -85,7 +85,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[S3Server]":
 def finished_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the search `tiny`, run once for all processes: copied, never changed."""
     from filelock import FileLock
-    from tiny_search import spiketune, write_space
+    from tiny_search import program, write_space
 
     shared = _shared(tmp_path_factory)
     folder, made = shared / "finished", shared / "finished" / "stdout.txt"
@@ -94,7 +94,7 @@ def finished_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             serial = ("--set", "resources.concurrent=1")
-            done = spiketune(folder, "search", str(write_space(folder)), *serial)
+            done = program(folder, "search", str(write_space(folder)), *serial)
             made.write_text(done.stdout)
     return folder
 
@@ -105,3 +105,18 @@ def finished_search(finished_tiny: Path, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("finished") / "copy"
     shutil.copytree(finished_tiny, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running Ray cluster with two CPUs, for searches of fake trials.
+
+    Starting one takes as long as such a search.
+    """
+    from fake_search import worker_environment
+    from processes import ray_cluster
+
+    # A search starts the workers it needs; starting others takes time from it.
+    variables = {**worker_environment(), "RAY_enable_worker_prestart": "0"}
+    with ray_cluster(tmp_path_factory.mktemp("cluster"), 2, variables) as address:
+        yield address

@@ -1,7 +1,6 @@
 """Light drivers in processes of their own: they resume a search and then do as they are told."""
 
 import ctypes
-import multiprocessing
 import multiprocessing.synchronize
 import os
 import socket
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import forked
 from ledgers import add_trial
 
 from search import lease as leases
@@ -23,10 +23,6 @@ from trainables.errors import SpiketuneError
 
 CLONE_NEWUTS = 0x04000000
 TIMEOUT_S = 90.0
-
-_context = multiprocessing.get_context("forkserver")
-# Most of the imports, so that a driver costs a fork.
-_context.set_forkserver_preload(["search.recorded", "search.propose", "alembic.context"])
 
 
 @dataclass(frozen=True)
@@ -63,8 +59,8 @@ class Driver:
         host: str = "",
         dead_after_s: float = leases.DEAD_AFTER_S,
     ) -> None:
-        self._mine, theirs = _context.Pipe()
-        self.process = _context.Process(
+        self._mine, theirs = forked.context().Pipe()
+        self.process = forked.context().Process(
             target=drive, args=(runs, theirs, start, host, dead_after_s), daemon=True
         )
         self.process.start()
@@ -109,7 +105,7 @@ def drivers(*made: Driver) -> Iterator[tuple[Driver, ...]]:
 
 
 def barrier(parties: int) -> multiprocessing.synchronize.Barrier:
-    return _context.Barrier(parties)
+    return forked.context().Barrier(parties)
 
 
 def drive(
@@ -149,7 +145,7 @@ def rename_host(name: str) -> None:
 
 
 def may_rename_host() -> bool:
-    process = _context.Process(target=rename_host, args=("elsewhere",))
+    process = forked.context().Process(target=rename_host, args=("elsewhere",))
     process.start()
     process.join(TIMEOUT_S)
     return process.exitcode == 0

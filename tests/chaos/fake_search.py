@@ -2,10 +2,8 @@
 
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fake_trial
+import forked
 import optuna
 from forked_writer import fork_writer
 from mlflow import MlflowClient
@@ -58,14 +57,6 @@ tracking: {experiment: chaos}
 EPOCHS, GRACE, FACTOR = 4, 1, 2
 RECENT = 4 * FACTOR
 END_S = 600  # far more than anything here takes, also on a busy machine
-PRELOADED = [
-    "fake_trial",
-    "search.runner",
-    "search.adapters",
-    "search.tracking",
-    "mlflow",
-    "ray.tune",
-]
 METRICS = ("val_top1", "energy_mj", "train_loss")
 
 
@@ -156,10 +147,10 @@ class Driver:
     def __init__(
         self, folder: Path, variables: Mapping[str, str], arguments: Sequence[str]
     ) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        self._process = context.Process(target=_drive, args=(folder, dict(variables), arguments))
-        self._process.start()
+        log = folder / "driver.log"
+        self._process = forked.start(
+            _drive, *arguments, folder=folder, variables=variables, output=log
+        )
 
     @property
     def pid(self) -> int:
@@ -196,16 +187,9 @@ class Driver:
         assert self.wait(GONE_S)
 
 
-def _drive(folder: Path, variables: dict[str, str], arguments: Sequence[str]) -> None:
-    os.setsid()
-    os.environ.clear()
-    os.environ.update(variables)
-    os.chdir(folder)
-    log = os.open(folder / "driver.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+def _drive(*arguments: str) -> int:
     tracking_process.start_writer = fork_writer  # type: ignore[assignment]  # stands for a Popen
-    sys.exit(fake_trial.main(*arguments))
+    return fake_trial.main(*arguments)
 
 
 def worker_environment() -> dict[str, str]:

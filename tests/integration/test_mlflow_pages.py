@@ -1,19 +1,16 @@
 """MLflow's own pages of a search, in a browser: nested runs, sorting, comparing, artifacts."""
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import fake_trial
 import pytest
 from chromium import BROWSER, Page, browser
+from fake_search import FakeSearch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_pages import click, click_text, component, open_page
 from mlflow_server import MlflowServer
-from tiny_search import environment, write_space
 
 from search.cli_options import open_recorded
 from search.records import TrialRecord
@@ -32,39 +29,34 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def searched(mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a search on the server: real in all but its networks."""
-    folder = tmp_path_factory.mktemp("searched")
+def searched(
+    mlflow_server: MlflowServer, cluster: str, tmp_path_factory: pytest.TempPathFactory
+) -> FakeSearch:
+    """A search on the server: real in all but its networks."""
     settings = (
         f"budget.trials={TRIALS}",
         f"tracking.uri={mlflow_server.uri}",
         "sampler.name=random",
         "stopping.name=none",
     )
-    words = ("search", str(folder / "runs"), "pages", str(write_space(folder)), *settings)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", fake_trial.__file__, *words],
-        cwd=folder,
-        env=environment(folder) | {"SPIKETUNE_FAKE_EPOCH_S": "0.001"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
+    variables = {"SPIKETUNE_FAKE_EPOCH_S": "0.001"}
+    folder = tmp_path_factory.mktemp("searched")
+    search = FakeSearch(folder, cluster, settings, variables, name="pages")
+    search.run()
+    return search
 
 
 @pytest.fixture(scope="module")
-def records(searched: Path) -> list[TrialRecord]:
-    _, _, found = open_recorded(searched / "runs", "pages")
+def records(searched: FakeSearch) -> list[TrialRecord]:
+    _, _, found = open_recorded(searched.runs, searched.name)
     assert [record.state for record in found] == ["finished"] * TRIALS
     return found
 
 
 @pytest.fixture(scope="module")
-def runs(mlflow_server: MlflowServer, searched: Path) -> dict[str, Run]:
+def runs(mlflow_server: MlflowServer, searched: FakeSearch) -> dict[str, Run]:
     client = MlflowClient(mlflow_server.uri)
-    experiment = client.get_experiment_by_name("tiny")
+    experiment = client.get_experiment_by_name("chaos")
     assert experiment is not None
     return {str(run.info.run_name): run for run in client.search_runs([experiment.experiment_id])}
 

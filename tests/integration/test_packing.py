@@ -1,14 +1,17 @@
 """Trials that share a card by their predicted memory, on real Ray with cards that are counted."""
 
 import json
+import shutil
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fake_trial
+import forked
 import packed_trial
 import pytest
+from fake_search import worker_environment
 from processes import ray_cluster
 from tiny_search import environment
 
@@ -44,21 +47,28 @@ resources: {cpus: 1, gpus: auto, gpu_memory_gib: GIB}
 tracking: {required: false}
 """
 GIB = 2.0
+Run = Callable[[str], subprocess.CompletedProcess[str]]
 
 
-def run(folder: Path, address: str, text: str) -> subprocess.CompletedProcess[str]:
-    space = folder / "packed.yaml"
-    space.write_text(text)
-    program = Path(packed_trial.__file__)
-    here = {"PYTHONPATH": f"{program.parent}:{program.parents[2]}", "RAY_AUTH_MODE": "disabled"}
-    return subprocess.run(
-        [sys.executable, str(program), str(folder / "runs"), str(space), address],
-        env={**environment(folder), **here},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@pytest.fixture
+def run(tmp_path: Path, cluster: str, empty_store: Path) -> Run:
+    def program(text: str) -> subprocess.CompletedProcess[str]:
+        space, runs = tmp_path / "packed.yaml", tmp_path / "runs"
+        space.write_text(text)
+        runs.mkdir()
+        shutil.copy(empty_store, runs / "mlflow.db")
+        return forked.run(
+            packed_trial.main,
+            *(str(runs), str(space), cluster),
+            folder=tmp_path,
+            variables={
+                **environment(tmp_path),
+                **worker_environment(),
+                "RAY_AUTH_MODE": "disabled",
+            },
+        )
+
+    return program
 
 
 def notes(runs: Path) -> dict[int, list[dict[str, Any]]]:
@@ -71,14 +81,13 @@ def notes(runs: Path) -> dict[int, list[dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    program = Path(packed_trial.__file__)
-    variables = {"PYTHONPATH": f"{program.parent}:{program.parents[2]}"}
+    variables = {**worker_environment(), "RAY_enable_worker_prestart": "0"}
     with ray_cluster(tmp_path_factory.mktemp("ray"), 4, variables, gpus=1) as address:
         yield address
 
 
-def test_trials_share_a_card_by_their_size(tmp_path: Path, cluster: str) -> None:
-    done = run(tmp_path, cluster, SPACE.replace("GIB", str(GIB)))
+def test_trials_share_a_card_by_their_size(tmp_path: Path, run: Run) -> None:
+    done = run(SPACE.replace("GIB", str(GIB)))
     assert done.returncode == 0, done.stderr
     ledger = open_ledger(SearchFolder(tmp_path / "runs", "packed"))[1]
     ledger.close()
@@ -100,8 +109,8 @@ def test_trials_share_a_card_by_their_size(tmp_path: Path, cluster: str) -> None
     assert correction(records) == GROWTH
 
 
-def test_a_trial_larger_than_a_card_is_found_before_the_first(tmp_path: Path, cluster: str) -> None:
-    done = run(tmp_path, cluster, SPACE.replace("GIB", "1.0"))
+def test_a_trial_larger_than_a_card_is_found_before_the_first(run: Run) -> None:
+    done = run(SPACE.replace("GIB", "1.0"))
     assert done.returncode == 2, done.stderr
     assert "must fit on a card of 1.0 GiB" in done.stderr
     assert "model.width=128" in done.stderr

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_trial import digest, metrics_of, side_record
+from fake_search import FakeSearch, with_store
+from fake_trial import digest, metrics_of
 from promotions import EPOCHS, RUNGS, assert_promotions_followed
-from test_faults import fake_search, records_of
 from test_search import assert_tracked_exactly
 
 from search.records import TrialRecord
@@ -17,27 +17,27 @@ Notes = dict[int, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[TrialRecord], Notes]:
-    """A search that has come to its end: its folder, its ledger, what its trials noted."""
-    folder = tmp_path_factory.mktemp("paused")
-    process = fake_search(folder, PAUSES, "budget.trials=9")
-    assert process.returncode == 0, process.stdout + process.stderr
-    files = side_record(folder / "runs", "tiny").glob("*.jsonl")
-    notes = {int(p.stem): [json.loads(x) for x in p.read_text().splitlines()] for p in files}
-    return folder, records_of(folder), notes
+def done(
+    tmp_path_factory: pytest.TempPathFactory, cluster: str, empty_store: Path
+) -> tuple[FakeSearch, list[TrialRecord], Notes]:
+    """A search that has come to its end, its ledger, what its trials noted."""
+    overrides = (PAUSES, "budget.trials=9")
+    search = FakeSearch(tmp_path_factory.mktemp("paused"), cluster, overrides)
+    with_store(search, empty_store).run()
+    return search, search.records(), search.notes()
 
 
 def test_the_rule_was_followed_and_all_is_tracked(
-    done: tuple[Path, list[TrialRecord], Notes],
+    done: tuple[FakeSearch, list[TrialRecord], Notes],
 ) -> None:
-    folder, records, _ = done
+    search, records, _ = done
     assert len(records) == 9
     assert_promotions_followed(records)
-    assert_tracked_exactly(f"sqlite:///{folder / 'runs' / 'mlflow.db'}", records)
+    assert_tracked_exactly(search.uri, records, "chaos")
 
 
 def test_every_epoch_runs_once_and_builds_on_the_one_before(
-    done: tuple[Path, list[TrialRecord], Notes],
+    done: tuple[FakeSearch, list[TrialRecord], Notes],
 ) -> None:
     _, records, notes = done
     for record in records:
@@ -51,7 +51,7 @@ def test_every_epoch_runs_once_and_builds_on_the_one_before(
 
 
 def test_a_paused_trial_goes_on_from_its_checkpoint_on_a_worker_that_others_had(
-    done: tuple[Path, list[TrialRecord], Notes],
+    done: tuple[FakeSearch, list[TrialRecord], Notes],
 ) -> None:
     _, records, notes = done
     promoted = [r for r in records if r.attempt > 1]

@@ -1,17 +1,13 @@
-import multiprocessing
 import random
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 
 TIMEOUT_S = 120
-
-# Processes are forked from one that has imported what takes seconds to import.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["spikingjelly.datasets.utils", "trainables.data.prepare"])
 
 
 def run_preparation(root: Path, pause_s: float) -> None:
@@ -36,7 +32,7 @@ def write_recordings(root: Path, each: int = 12) -> None:
 
 
 def prepare(root: Path, pause_s: float) -> BaseProcess:
-    process = CONTEXT.Process(target=run_preparation, args=(root, pause_s))
+    process = forked.context().Process(target=run_preparation, args=(root, pause_s))
     process.start()
     return process
 

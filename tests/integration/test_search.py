@@ -1,6 +1,7 @@
 """The main job end to end: real Ray, real training, real MLflow stores, real ledger."""
 
 import os
+import shutil
 import signal
 import sqlite3
 from pathlib import Path
@@ -59,10 +60,10 @@ def mlflow_runs(uri: str, experiment: str = "tiny") -> tuple[list[Run], list[Run
     return parents, [r for r in runs if "mlflow.parentRunId" in r.data.tags]
 
 
-def assert_tracked_exactly(uri: str, records: list[TrialRecord]) -> None:
+def assert_tracked_exactly(uri: str, records: list[TrialRecord], experiment: str = "tiny") -> None:
     """Every trial has one run with its parameters, every epoch's metrics once, and its state."""
     client = MlflowClient(uri)
-    parents, children = mlflow_runs(uri)
+    parents, children = mlflow_runs(uri, experiment)
     assert len(parents) == 1
     assert parents[0].info.status == "FINISHED"
     by_name = {run.info.run_name: run for run in children}
@@ -174,8 +175,10 @@ def test_status_lists_searches(finished: Path) -> None:
 
 
 def test_the_same_seed_one_at_a_time_proposes_and_measures_the_same(
-    finished: Path, tmp_path: Path
+    finished: Path, tmp_path: Path, empty_store: Path
 ) -> None:
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")
     spiketune(tmp_path, "search", str(write_space(tmp_path)), *SERIAL)
     one, two = records_of(finished), records_of(tmp_path)
     assert [r.config for r in one] == [r.config for r in two]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from data_sets import CASES
-from tiny_search import spiketune
+from tiny_search import program
 
 import trainables
 from search.cli import main
@@ -153,7 +153,7 @@ def test_evaluate_takes_the_last_checkpoint(name: str, train: Callable[[str], Tr
 def test_a_process_of_its_own_trains_the_same(
     tmp_path: Path, train: Callable[[str], Trained]
 ) -> None:
-    spiketune(tmp_path, *command("digits", tmp_path, tmp_path / "there"))
+    program(tmp_path, *command("digits", tmp_path, tmp_path / "there"))
     here = train("digits").epochs[-1]
     there = checkpoints.load(tmp_path / "there" / "epoch-0002.safetensors")
     assert here.config == there.config
