@@ -41,6 +41,8 @@ class WriterProcess:
 
     def __init__(self) -> None:
         self._config: TrackerConfig | None = None
+        self._is_closed = False
+        self._lock = threading.Lock()  # of the connection
         self._before = self._rejected = 0
         self._process, self._connection = start_writer()
 
@@ -71,25 +73,34 @@ class WriterProcess:
 
     def close(self) -> None:
         """End the process, whatever it does: what is not acknowledged is sent again later."""
-        self._process.kill()
-        self._process.wait()
-        self._connection.close()
+        self._is_closed = True
+        self._process.kill()  # a thread that waits for its answer gets none
+        with self._lock:
+            self._end()
 
     def _ask(self, method: str, argument: object) -> object:
-        try:
-            if self._process.poll() is not None:
-                self._before, self._rejected = self.rejected, 0
-                self._process, self._connection = start_writer()
-            self._connection.send((self._config, method, argument))
-            reply = self._reply()
-        except (OSError, EOFError) as error:
-            self.close()
-            code = self._process.returncode
-            raise TrackingError(f"the process that sends to MLflow ended ({code})") from error
+        with self._lock:
+            if self._is_closed:
+                raise TrackingError("nothing is sent to MLflow any more")
+            try:
+                if self._process.poll() is not None:
+                    self._before, self._rejected = self.rejected, 0
+                    self._process, self._connection = start_writer()
+                self._connection.send((self._config, method, argument))
+                reply = self._reply()
+            except (OSError, EOFError) as error:
+                code = self._end()
+                raise TrackingError(f"the process that sends to MLflow ended ({code})") from error
         self._rejected = reply.rejected
         if reply.failure is not None:
             raise TrackingError(reply.failure) if reply.is_told else OSError(reply.failure)
         return reply.value
+
+    def _end(self) -> int | None:
+        self._process.kill()
+        code = self._process.wait()
+        self._connection.close()
+        return code
 
     def _reply(self) -> _Reply:
         while True:

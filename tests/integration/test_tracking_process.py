@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -152,7 +153,9 @@ def test_it_ends_with_its_driver_and_minds_neither_folder_nor_terminal(tmp_path:
     assert list(Rows(tmp_path / "mlflow.db").runs()) == ["tiny"]
 
 
-def test_it_ends_with_its_driver_in_the_middle_of_a_request(tmp_path: Path) -> None:
+@contextmanager
+def silent_server() -> Iterator[tuple[str, threading.Event]]:
+    """The address of one that never answers, and what is set once it is asked for something."""
     asked, over = threading.Event(), threading.Event()
 
     class Silent(BaseHTTPRequestHandler):
@@ -168,14 +171,36 @@ def test_it_ends_with_its_driver_in_the_middle_of_a_request(tmp_path: Path) -> N
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
         try:
-            with driver(tmp_path, f"http://127.0.0.1:{server.server_port}") as process:
-                assert asked.wait(DEADLINE_S)
-                (writer,) = descendants(process.pid)
-            wait_until(lambda: not _command(writer))
+            yield f"http://127.0.0.1:{server.server_port}", asked
         finally:
             over.set()
             server.shutdown()
             serving.join()
+
+
+def test_it_ends_with_its_driver_in_the_middle_of_a_request(tmp_path: Path) -> None:
+    with silent_server() as (uri, asked), driver(tmp_path, uri) as process:
+        assert asked.wait(DEADLINE_S)
+        (writer,) = descendants(process.pid)
+        process.kill()
+        wait_until(lambda: not _command(writer))
+
+
+def test_it_is_closed_in_the_middle_of_a_request_and_stays_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3600")
+    with silent_server() as (uri, asked), ThreadPoolExecutor() as threads:
+        (tmp_path / "spool").mkdir()
+        with writer_process() as writer:
+            writer.open(TrackerConfig(uri, "statten", "tiny", "id-1", tmp_path / "spool"))
+            waiting = threads.submit(writer.connect, 1000.0)
+            assert asked.wait(DEADLINE_S)
+        with pytest.raises(TrackingError, match="ended \\(-9\\)"):
+            waiting.result(DEADLINE_S)
+        with pytest.raises(TrackingError, match="any more"):
+            writer.connect(1000.0)
+        assert not children()
 
 
 def test_it_waits_for_an_earlier_one(config: TrackerConfig, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as nnf
 
 from trainables.model import integer, matrix, winograd
-from trainables.model.engines import engine_of
+from trainables.model.engines import Engine, engine_of
 from trainables.model.fused import channels_last, compact, wide_dtype
 from trainables.model.spikes import SpikeTensor
 
@@ -118,10 +118,26 @@ def _rate(x: torch.Tensor) -> float:
 def _rounded(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     # Half-precision products are exact in float32, which a GPU's units know and a CPU's are given:
     # only operands and results are rounded.
+    engine = engine_of(weight)
+    if dtype == torch.bfloat16 and weight.dtype == torch.float32 and not engine.is_dense:
+        return _rounded_once(weight, engine)
     rounded = weight.to(dtype)
-    if not engine_of(weight).is_dense:
+    if not engine.is_dense:
         rounded = rounded.to(torch.promote_types(dtype, torch.float32))
     return rounded.contiguous(memory_format=torch.channels_last)
+
+
+def _rounded_once(weight: torch.Tensor, engine: Engine) -> torch.Tensor:
+    """What `_rounded` makes in three passes."""
+    out = torch.empty_like(weight, memory_format=torch.channels_last)
+    num_outputs, num_inputs = weight.shape[:2]
+    taps = weight[0, 0].numel()
+    if weight.is_contiguous(memory_format=torch.channels_last):
+        num_inputs, taps = num_inputs * taps, 1
+    else:
+        weight = weight.contiguous()
+    engine.call("round_weight", torch.bfloat16, num_outputs, num_inputs, taps, weight, out)
+    return out
 
 
 def _is_matrix(weight: torch.Tensor) -> bool:
@@ -271,13 +287,26 @@ def _row_product(grad: torch.Tensor, weight: torch.Tensor) -> Callable[..., torc
     return integer.multiply if integer.can_sum_gradients(grad) else matrix.multiply
 
 
+def _turned(weight: torch.Tensor) -> torch.Tensor:
+    """`[K,N,3,3]` of a channels-last kernel that gradients go back through."""
+    engine = engine_of(weight)
+    if engine.is_dense:
+        turned = weight.flip(2, 3).transpose(0, 1)
+        return turned.contiguous(memory_format=torch.channels_last)
+    num_outputs, num_inputs, *size = weight.shape
+    turned = weight.new_empty(num_inputs, *size, num_outputs).movedim(-1, 1)
+    engine.call(
+        "turn_weight", weight.dtype, num_outputs, num_inputs, size[0] * size[1], weight, turned
+    )
+    return turned
+
+
 def _input_gradient(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     multiply = _row_product(grad, weight)
     if multiply is not None:
         found = multiply(_rows(grad), weight.flatten(1))
         return found.view(*grad.movedim(2, -1).shape[:-1], -1).movedim(-1, 2)
-    turned = weight.flip(2, 3).transpose(0, 1)
-    turned = turned.contiguous(memory_format=torch.channels_last)
+    turned = _turned(weight)
     if _pays_by_points(weight):
         out = channels_last(grad, weight.shape[1])
         winograd.convolve(grad.flatten(0, 1), turned, out.flatten(0, 1))
