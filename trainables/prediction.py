@@ -24,10 +24,14 @@ from trainables.data_cards import CARDS
 from trainables.files import write_atomically
 
 FILE = "calibration.json"
-FORMAT = 1
+FORMAT = 2
+# A step is a forward and a backward that takes as long as two; recomputing adds a forward.
+RECOMPUTED = 4 / 3
 MIB = 2**20
 
-TIME_WORK = ("macs3x3", "macs1x1", "elements", "layers", "layer_steps", "parameters")
+TIME_WORK = (
+    "macs3x3", "macs1x1", "embedding", "blocks", "layers", "layer_steps", "parameters",
+)  # fmt: skip
 MEMORY_WORK = ("elements", "widest", "parameters", "fixed")
 
 
@@ -97,12 +101,16 @@ def step_work(config: TrialConfig, timesteps: int | None = None) -> dict[str, fl
     large += macs["patch_embed.rpe_conv"]
     sizes = _layer_sizes(config, is_sequence=is_sequence)
     parts = float(config.train.accumulate)
+    passes = parts * (RECOMPUTED if config.train.recompute else 1.0)
+    embedding = sum(sizes[: len(model.pooling)])
     return {
-        "macs3x3": large * frames * parts,
-        "macs1x1": (sum(macs.values()) - large) * frames * parts,
+        "macs3x3": large * frames * passes,
+        "macs1x1": (sum(macs.values()) - large) * frames * passes,
+        "embedding": embedding * frames * passes,
+        "blocks": (sum(sizes) - embedding) * frames * passes,
         "elements": sum(sizes) * frames * parts,
-        "layers": len(sizes) * parts,
-        "layer_steps": len(sizes) * timesteps * parts,
+        "layers": len(sizes) * passes,
+        "layer_steps": len(sizes) * timesteps * passes,
         "parameters": float(parameter_count(model)),
         "widest": max(sizes) * frames,
         "fixed": 1.0,

@@ -29,7 +29,7 @@ from trainables.prediction import (
 )
 
 DIGITS = Path(__file__).parents[2] / "spaces" / "digits.yaml"
-RATES = dict(zip(TIME_WORK, (2e-11, 1e-11, 3e-9, 2e-4, 1e-4, 1e-9), strict=True))
+RATES = dict(zip(TIME_WORK, (2e-11, 1e-11, 4e-9, 3e-9, 2e-4, 1e-4, 1e-9), strict=True))
 BYTES = dict(zip(MEMORY_WORK, (14.0, 30.0, 20.0, 5.0 * MIB), strict=True))
 
 
@@ -108,6 +108,16 @@ def test_a_step_of_parts_takes_its_batch(monkeypatch: pytest.MonkeyPatch) -> Non
     assert four["widest"] == one["widest"] / 4
 
 
+def test_a_step_that_recomputes_takes_a_forward_more() -> None:
+    plain = config(5)
+    train = plain.train.model_copy(update={"recompute": True})
+    once, again = step_work(plain), step_work(plain.model_copy(update={"train": train}))
+    assert {name: again[name] / once[name] for name in TIME_WORK} == pytest.approx(
+        {name: 1.0 if name == "parameters" else 4 / 3 for name in TIME_WORK}
+    )
+    assert once["embedding"] + once["blocks"] == once["elements"]
+
+
 def test_a_calibration_is_kept_for_its_machine_only(tmp_path: Path) -> None:
     assert load() is None
     found = fitted([made_up(index) for index in range(14)], "float32", 1)
@@ -117,12 +127,12 @@ def test_a_calibration_is_kept_for_its_machine_only(tmp_path: Path) -> None:
     assert load(threads=2) is None
     save(replace(found, machine={**machine(1), "torch": "1.0"}))
     assert load() is None
-    for broken in (b"", b"[]", b"{", b'{"format": 1}', path.read_bytes().replace(b"e-", b"x")):
+    for broken in (b"", b"[]", b"{", b'{"format": 2}', path.read_bytes().replace(b"e-", b"x")):
         path.write_bytes(broken)
         assert load() is None
     save(found)
     content = json.loads(path.read_text())
-    content["seconds"]["elements"] = float("nan")
+    content["seconds"]["blocks"] = float("nan")
     path.write_text(json.dumps(content))
     assert load() is None
 
