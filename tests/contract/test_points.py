@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.nn import functional as nnf
+from test_integer import plain
 
 from trainables.model import compiled, integer, synapses
 from trainables.model.spikes import SpikeTensor
@@ -38,14 +38,6 @@ def convolved(
     out = torch.empty(steps, batch, height, width, len(weight), dtype=torch.bfloat16)
     integer.convolve_by_points(counts, weight, bias, out.movedim(-1, 2))
     return out.movedim(-1, 2)
-
-
-def plain(counts: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    wide = None if bias is None else bias.double()
-    found: torch.Tensor = nnf.conv2d(
-        counts.flatten(0, 1).double(), weight.double(), wide, padding=1
-    )
-    return torch.as_tensor(found.unflatten(0, counts.shape[:2]))
 
 
 def steps_of(weight: torch.Tensor) -> torch.Tensor:

@@ -52,16 +52,23 @@ def config(tmp_path: Path, empty_store: Path) -> TrackerConfig:
     return TrackerConfig(default_uri(tmp_path), "statten", "tiny", "id-1", tmp_path / "tiny/spool")
 
 
+@contextmanager
+def tracked(config: TrackerConfig) -> Iterator[Tracker]:
+    """A tracker that has begun, with a process of its own."""
+    with writer_process() as writer:
+        writer.open(config)
+        tracker = Tracker(config, writer)
+        tracker.start()
+        yield tracker
+
+
 def test_a_process_of_its_own_writes_what_this_one_would(
     config: TrackerConfig,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     rows = Rows(tmp_path / "mlflow.db")
-    with writer_process() as writer:
-        writer.open(config)
-        tracker = Tracker(config, writer)
-        tracker.start()
+    with tracked(config) as tracker:
         report(tracker, range(2))
         tracker.trial_started(trial(0, {"model.depth": 3}))  # the first value stays
         tracker.search_ended("FINISHED", {}, {}, 1500.0)
@@ -80,10 +87,7 @@ def test_a_killed_one_is_replaced_and_nothing_is_sent_twice(
     config: TrackerConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = Rows(tmp_path / "mlflow.db")
-    with writer_process() as writer:
-        writer.open(config)
-        tracker = Tracker(config, writer)
-        tracker.start()
+    with tracked(config) as tracker:
         killed: set[int] = set()
         for number in range(4):
             report(tracker, range(number, number + 1))
