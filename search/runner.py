@@ -103,8 +103,7 @@ def start_search(
             received.install()
             packing = packing_here(spec)  # refuses what does not fit before there is a ledger
             ledger = create_ledger(spec, folder, text)
-            tracker = _tracker(spec, folder, ledger, uri, writer)
-            return _run(spec, folder, ledger, packing, tracker, watcher, received, trainable)
+            return _run(spec, folder, ledger, packing, uri, writer, watcher, received, trainable)
 
 
 def resume_search(
@@ -145,15 +144,17 @@ def resume_search(
             if is_over(spec, ledger.records, ledger.used_s(time.time())):
                 uri = _tracking_uri(spec, folder)
                 with writer_process() as writer:
-                    tracker = _tracker(spec, folder, ledger, uri, writer)
-                    return _run(spec, folder, ledger, None, tracker, watcher, received, trainable)
+                    return _run(
+                        spec, folder, ledger, None, uri, writer, watcher, received, trainable
+                    )
             _check(spec)
             uri = _tracking_uri(spec, folder)
             with writer_process() as writer, _session(spec, folder, address):
                 received.install()
                 packing = packing_here(spec)
-                tracker = _tracker(spec, folder, ledger, uri, writer)
-                return _run(spec, folder, ledger, packing, tracker, watcher, received, trainable)
+                return _run(
+                    spec, folder, ledger, packing, uri, writer, watcher, received, trainable
+                )
         finally:
             ledger.close()
 
@@ -197,26 +198,20 @@ def _tracking_uri(spec: SearchSpec, folder: SearchFolder) -> str:
     return uri
 
 
-def _tracker(
-    spec: SearchSpec, folder: SearchFolder, ledger: Ledger, uri: str, writer: WriterProcess
-) -> Tracker:
-    config = tracker_config(spec, folder, ledger.search_id, uri)
-    writer.open(config)
-    return Tracker(config, writer)
-
-
 def _run(
     spec: SearchSpec,
     folder: SearchFolder,
     ledger: Ledger,
     packing: Packing | None,
-    tracker: Tracker,
+    uri: str,
+    writer: WriterProcess,
     watcher: Watcher,
     received: Interruption,
     trainable: "Trainable | None",
 ) -> Outcome:
     start = time.monotonic()
     received.resume = resume_command(folder)
+    tracker = Tracker(tracker_config(spec, folder, ledger.search_id, uri), writer.open)
     try:
         tracker.start()
         data = [] if packing is None else _datasets(spec)

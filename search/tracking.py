@@ -1,4 +1,4 @@
-"""Tracking in MLflow: one writer, in the driver, that never keeps training waiting.
+"""Tracking in MLflow: one writer, the driver's, that never keeps training waiting.
 
 Calls append to a spool on disk and return; a thread sends. Every event keeps its own time, so
 sending one twice writes the row that is already there.
@@ -7,7 +7,7 @@ sending one twice writes the row that is already there.
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from search.spool import Chunk, Delivery, Spool
@@ -64,20 +64,22 @@ class Tracker(EventWriter):
 
     Args:
         config: where the search is tracked.
-        runs: what writes there; None for this process.
+        open_runs: makes what writes there, here or in another process.
 
     Raises:
         TrackingError: the search's id holds other characters than letters, digits, `.`, `_`, `-`.
     """
 
-    def __init__(self, config: TrackerConfig, runs: Runs | None = None) -> None:
+    def __init__(
+        self, config: TrackerConfig, open_runs: Callable[[TrackerConfig], Runs] = run_writer
+    ) -> None:
         super().__init__()
         if not _ID.fullmatch(config.search_id):
             raise TrackingError(
                 f"a search id must match `{_ID.pattern}`, but got {config.search_id!r}"
             )
         self._config = config
-        self._runs = runs or run_writer(config)
+        self._runs = open_runs(config)
         self._spool: Spool | None = None
         self._delivery: Delivery | None = None
 

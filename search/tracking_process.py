@@ -51,9 +51,10 @@ class WriterProcess:
         """Values that the store refused for good."""
         return self._before + self._rejected
 
-    def open(self, config: TrackerConfig) -> None:
-        """Say where runs are tracked; before anything is asked."""
+    def open(self, config: TrackerConfig) -> "WriterProcess":
+        """As `run_writer`: say where runs are tracked, before anything is asked."""
         self._config = config
+        return self
 
     def connect(self, time_s: float) -> bool:
         """As `RunWriter.connect`.

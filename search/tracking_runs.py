@@ -104,10 +104,6 @@ class RunWriter:
         """Values that the store refused for good."""
         return self._store.rejected
 
-    def run_id(self, number: int | None) -> str | None:
-        """Id of a trial's run (None: the search's), as far as known."""
-        return self._ids.get(_PARENT if number is None else trial_name(number))
-
     def connect(self, time_s: float) -> bool:
         """Open the store; True when the search's run was not there and has been made."""
         if not self._store.connect() and _PARENT in self._ids:

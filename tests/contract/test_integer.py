@@ -1,5 +1,7 @@
 """Currents in bf16 from integer sums are a convolution's, for any grid and number of channels."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.nn import functional as nnf
@@ -32,11 +34,14 @@ def weights(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def convolved(
-    counts: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    counts: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    way: Callable[..., None] = integer.convolve,
 ) -> torch.Tensor:
     steps, batch, _, height, width = counts.shape
     out = torch.empty(steps, batch, height, width, len(weight), dtype=torch.bfloat16)
-    integer.convolve(counts, weight, bias, out.movedim(-1, 2))
+    way(counts, weight, bias, out.movedim(-1, 2))
     return out.movedim(-1, 2)
 
 
@@ -81,25 +86,33 @@ def test_no_sum_can_exceed_32_bits() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("at", [0, 3])
-def test_a_weight_that_is_no_number_shows(value: float, at: int) -> None:
-    counts = torch.ones(1, 1, 2, 2, 4, dtype=torch.uint8).movedim(-1, 2)
-    weight = torch.randn(3, 4, 1, 1)
-    weight[1, at] = value
-    found = convolved(counts, weight, None)
+@pytest.mark.parametrize(("way", "size"), [(integer.convolve, 1), (integer.convolve_by_points, 3)])
+def test_a_weight_that_is_no_number_shows(
+    way: Callable[..., None], size: int, value: float, at: int
+) -> None:
+    counts = torch.ones(1, 1, 3, 3, 4, dtype=torch.uint8).movedim(-1, 2)
+    weight = torch.randn(3, 4, size, size)
+    weight[1, at, size // 2, size // 2] = value
+    found = convolved(counts, weight, None, way)
     assert not found[:, :, 1].isfinite().any()
     assert found[:, :, [0, 2]].isfinite().all()
 
 
-def test_outputs_without_weights_are_their_bias() -> None:
+@pytest.mark.parametrize("way", [integer.convolve, integer.convolve_by_points])
+def test_outputs_without_weights_are_their_bias(way: Callable[..., None]) -> None:
     counts = torch.ones(1, 1, 2, 2, 4, dtype=torch.uint8).movedim(-1, 2)
-    found = convolved(counts, torch.zeros(2, 4, 3, 3), torch.tensor([1.0, -2.0]))
+    found = convolved(counts, torch.zeros(2, 4, 3, 3), torch.tensor([1.0, -2.0]), way)
     assert found[0, 0, :, 0, 0].tolist() == [1.0, -2.0]
 
 
-def test_layers_take_this_way_in_bf16_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("way", "num_inputs"), [("convolve", 8), ("convolve_by_points", 32)])
+def test_layers_take_this_way_in_bf16_alone(
+    monkeypatch: pytest.MonkeyPatch, way: str, num_inputs: int
+) -> None:
     taken = []
-    monkeypatch.setattr(integer, "convolve", lambda *_: taken.append(True))
-    counts = spikes((2, 8, 4, 5, 5, 3), 1)
+    monkeypatch.setattr(integer, way, lambda *_: taken.append(True))
+    counts = spikes((2, num_inputs, 4, 5, 5, 3), 1)
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        synapses.convolve(SpikeTensor(counts, dtype), torch.randn(4, 8, 3, 3), None, dtype)
+        weight = torch.randn(4, num_inputs, 3, 3)
+        synapses.convolve(SpikeTensor(counts, dtype), weight, None, dtype)
         assert bool(taken) == (dtype == torch.bfloat16)

@@ -35,8 +35,7 @@ folder = Path(sys.argv[1])
 uri = sys.argv[2] if sys.argv[2:] else default_uri(folder)
 config = TrackerConfig(uri, "statten", "tiny", "id-1", folder / "tiny/spool")
 with writer_process() as writer:
-    writer.open(config)
-    tracker = Tracker(config, writer)
+    tracker = Tracker(config, writer.open)
     tracker.start()
     tracker.search_started({}, {}, {})
     assert tracker.flush(300.0)
@@ -56,8 +55,7 @@ def config(tmp_path: Path, empty_store: Path) -> TrackerConfig:
 def tracked(config: TrackerConfig) -> Iterator[Tracker]:
     """A tracker that has begun, with a process of its own."""
     with writer_process() as writer:
-        writer.open(config)
-        tracker = Tracker(config, writer)
+        tracker = Tracker(config, writer.open)
         tracker.start()
         yield tracker
 
@@ -225,8 +223,6 @@ def test_a_store_that_is_away_is_told_as_by_this_process(tmp_path: Path) -> None
     config = TrackerConfig("http://127.0.0.1:9", "statten", "tiny", "id-1", tmp_path / "spool")
     with pytest.raises(TrackingError) as here:
         Tracker(config).start()
-    with writer_process() as writer:
-        writer.open(config)
-        with pytest.raises(TrackingError) as there:
-            Tracker(config, writer).start()
+    with writer_process() as writer, pytest.raises(TrackingError) as there:
+        Tracker(config, writer.open).start()
     assert str(there.value) == str(here.value)

@@ -77,7 +77,8 @@ def test_new_trials_are_not_looked_for(store: Store, tmp_path: Path) -> None:
     again = writer(store, tmp_path)
     again.deliver(started([3, 49, 50]))
     assert store.asked == 2
-    assert again.run_id(49) == "00049"
+    kept = [part["runs"] for part in read_all_checked(tmp_path / "runs.json")]
+    assert kept[0]["00049"] == "00049"
 
 
 def test_what_may_have_been_sent_is_looked_for(store: Store, tmp_path: Path) -> None:

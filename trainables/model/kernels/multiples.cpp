@@ -7,11 +7,7 @@
 #if HAS_PAIRS
 namespace {
 
-using Values = Lanes<float>::V;
 constexpr int64_t WIDTH = Lanes<float>::WIDTH;
-
-inline Bits size_bits(Values v) { return (Bits)v & 0x7FFFFFFFu; }
-inline Bits larger(Bits a, Bits b) { return a > b ? a : b; }
 
 // The lowest 16 bits are the multiple.
 inline Bits multiples(Values v, Values inverse) { return (Bits)(v * inverse + TO_INTEGER); }
@@ -182,9 +178,7 @@ struct RowBlocks {
         each_vector<float>(count, [&](int64_t at, int64_t n, auto full) {
           sizes = larger(sizes, size_bits(load_some<decltype(full)::value, float>(from + at, n)));
         });
-        uint32_t largest = 0;
-        for (int64_t i = 0; i < WIDTH; i++) largest = std::max(largest, uint32_t(sizes[i]));
-        const Step step(largest, MOST_OF_BOTH);
+        const Step step(largest_of(sizes), MOST_OF_BOTH);
         *step_of++ = step.size;
         const Values inverse = Values{} + step.inverse;
         int16_t *to = reinterpret_cast<int16_t *>(pairs.data() + row * pairs_of(depth)) + first;

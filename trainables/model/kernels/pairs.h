@@ -69,6 +69,17 @@ template <int COUNT> struct PairTile {
   }
 };
 
+using Values = Lanes<float>::V;
+
+// Sizes of floats as bits, which are in the same order; those that are no numbers are the largest.
+inline Bits size_bits(Values v) { return (Bits)v & 0x7FFFFFFFu; }
+inline Bits larger(Bits a, Bits b) { return a > b ? a : b; }
+inline uint32_t largest_of(Bits sizes) {
+  uint32_t found = 0;
+  for (int64_t i = 0; i < Lanes<float>::WIDTH; i++) found = std::max(found, uint32_t(sizes[i]));
+  return found;
+}
+
 // A step of which values are multiples up to `most`, from the bits of the largest of their sizes:
 // those of numbers that are none are larger, and such a step makes no numbers of all its multiples.
 struct Step {

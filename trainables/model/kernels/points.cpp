@@ -19,7 +19,6 @@ constexpr int64_t GAP_BYTES = 64;
 // Nine weights, rounded by half a step each, still fit 16 bits.
 constexpr float MOST = 32760;
 
-using Values = Lanes<float>::V;
 using Whole = Packed<VECTOR_BYTES, int32_t>::type;
 using Short = Packed<VECTOR_BYTES, int16_t>::type;
 
@@ -102,14 +101,9 @@ private:
       Values w[TAPS], p[POINTS];
       read<decltype(full)::value>(from, inputs, at, n, w);
       weight_points(w, p);
-      for (const Values &v : p) {
-        const Bits size = (Bits)v & 0x7FFFFFFFu;
-        sizes = size > sizes ? size : sizes;
-      }
+      for (const Values &v : p) sizes = larger(sizes, size_bits(v));
     });
-    uint32_t found = 0;
-    for (int64_t i = 0; i < WIDTH; i++) found = std::max(found, uint32_t(sizes[i]));
-    return found;
+    return largest_of(sizes);
   }
 
   static void pack(const float *from, const Shape &shape, float inverse, int32_t *to) {
