@@ -18,15 +18,17 @@ from typing import Any
 
 from trainables import cost
 from trainables.cache import cache_folder
-from trainables.config import TrialConfig
+from trainables.config import ModelConfig, TrialConfig
 from trainables.cost import macs_per_timestep, parameter_count
 from trainables.data_cards import CARDS
 from trainables.files import write_atomically
 
 FILE = "calibration.json"
-FORMAT = 2
-# A step is a forward and a backward that takes as long as two; recomputing adds a forward.
+FORMAT = 3
+# A step is a forward and a backward that takes as long as two; computing again adds a forward.
 RECOMPUTED = 4 / 3
+# Channels that a kernel works on at once; fewer take as long.
+_LANES = 16
 MIB = 2**20
 
 TIME_WORK = (
@@ -97,20 +99,22 @@ def step_work(config: TrialConfig, timesteps: int | None = None) -> dict[str, fl
     frames = float(timesteps * batch)
     is_sequence = CARDS[config.data.name].is_sequence
     macs = macs_per_timestep(model, is_sequence=is_sequence)
-    large = sum(n for name, n in macs.items() if "proj_conv" in name and "embed" in name)
-    large += macs["patch_embed.rpe_conv"]
+    in_blocks = sum(n for name, n in macs.items() if name.startswith("block."))
+    large = sum(macs.values()) - in_blocks - macs["head"]
     sizes = _layer_sizes(config, is_sequence=is_sequence)
     parts = float(config.train.accumulate)
-    passes = parts * (RECOMPUTED if config.train.recompute else 1.0)
-    embedding = sum(sizes[: len(model.pooling)])
+    again = RECOMPUTED if config.train.recompute else 1.0
+    embedding = sizes[: len(_channels(model))]
+    layers = len(embedding) + (len(sizes) - len(embedding)) * again
+    lanes = sum(map(_padded, embedding, _channels(model)))
     return {
-        "macs3x3": large * frames * passes,
-        "macs1x1": (sum(macs.values()) - large) * frames * passes,
-        "embedding": embedding * frames * passes,
-        "blocks": (sum(sizes) - embedding) * frames * passes,
+        "macs3x3": large * frames * parts,
+        "macs1x1": (in_blocks * again + macs["head"]) * frames * parts,
+        "embedding": lanes * frames * parts,
+        "blocks": (sum(sizes) - sum(embedding)) * frames * parts * again,
         "elements": sum(sizes) * frames * parts,
-        "layers": len(sizes) * passes,
-        "layer_steps": len(sizes) * timesteps * passes,
+        "layers": layers * parts,
+        "layer_steps": layers * timesteps * parts,
         "parameters": float(parameter_count(model)),
         "widest": max(sizes) * frames,
         "fixed": 1.0,
@@ -122,19 +126,27 @@ def _layer_sizes(config: TrialConfig, *, is_sequence: bool) -> list[int]:
     model = config.model
     rows = model.image_size
     columns = 1 if is_sequence else rows
-    channels = (model.width // 8, model.width // 4, model.width // 2, model.width)
     sizes = []
-    for stage, pools in enumerate(model.pooling):
-        sizes.append(channels[stage] * rows * columns)
+    for channels, pools in zip(_channels(model), model.pooling + "0", strict=True):
+        sizes.append(channels * rows * columns)
         if pools == "1":
             rows, columns = (rows + 1) // 2, (columns + 1) // 2
     tokens = rows * columns
     currents = model.width * tokens
-    sizes.append(currents)
     block = [currents] * 7 + [currents * model.mlp_ratio]
     if model.attention == "ssa":
         block.append(model.heads * tokens * tokens)
     return sizes + block * model.depth
+
+
+def _channels(model: ModelConfig) -> tuple[int, ...]:
+    """Of each stage of the embedding and of its positions."""
+    return model.width // 8, model.width // 4, model.width // 2, model.width, model.width
+
+
+def _padded(size: int, channels: int) -> int:
+    """Activations of a layer, with those that fill the lanes of its last channels."""
+    return size // channels * -(-channels // _LANES) * _LANES
 
 
 def predicted_step_s(

@@ -75,6 +75,20 @@ def test_any_number_of_timesteps(kernels: str, steps: int, is_normed: bool) -> N
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
+def test_gradients_far_from_the_threshold_are_0_not_subnormal() -> None:
+    use_kernels("cpp")
+    far = torch.linspace(0.0, 60.0, 4096).view(1, 1, 64, 8, 8)
+    x = torch.cat([far, -far]).flatten(0, 1).unsqueeze(0).requires_grad_()
+    fire(x, None, None, None, Firing(1, 1.0, 0.5, None)).backward(torch.full_like(x, 1e-10))
+    assert x.grad is not None
+    u = x.detach().double() / 2
+    sigma = torch.sigmoid(4 * (u - 1))
+    exact = 2e-10 * sigma * (1 - sigma)
+    torch.testing.assert_close(x.grad.double(), exact, rtol=1e-5, atol=1e-23)
+    assert not ((x.grad != 0) & (x.grad.abs() < torch.finfo(torch.float32).tiny)).any()
+    assert 0 < int((x.grad == 0).sum()) < x.numel()
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (4, 7), (5, 6)])
 @pytest.mark.parametrize("channels", [5, 8, 70])
