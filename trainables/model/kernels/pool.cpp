@@ -6,6 +6,8 @@
 
 namespace {
 
+constexpr int64_t RUN_VALUES = 1024; // so many stay in the nearest cache with their neighbours
+
 struct Grid {
   int64_t images, height, width, channels, stride;
   // Of so many written pixels.
@@ -17,6 +19,12 @@ struct Grid {
   }
   int64_t out_height() const { return (height - 1) / stride + 1; }
   int64_t out_width() const { return (width - 1) / stride + 1; }
+  // Pixels from a column on whose neighbours lie alike, so that they are worked on as one with many
+  // channels.
+  int64_t run(int64_t column) const {
+    if (stride != 1 || column == 0 || column >= width - 1) return 1;
+    return std::clamp<int64_t>(RUN_VALUES / channels, 1, width - 1 - column);
+  }
 };
 
 template <class S, class A>
@@ -26,28 +34,30 @@ void pool(const S *x, const Grid &grid, const Affine<A> &norm, S *out, uint8_t *
   const int64_t oh = grid.out_height(), ow = grid.out_width(), n = grid.channels;
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<A> best(static_cast<size_t>(n));
+    std::vector<A> best(size_t(std::max(n, RUN_VALUES)));
 #pragma omp for schedule(static)
     for (int64_t line = 0; line < grid.images * oh; line++) {
       const int64_t image = line / oh, y = line % oh;
-      for (int64_t column = 0; column < ow; column++) {
-        const int64_t at = (line * ow + column) * n;
+      int64_t pixels;
+      for (int64_t column = 0; column < ow; column += pixels) {
+        pixels = scale_C ? 1 : grid.run(column); // scales are a channel's
+        const int64_t at = (line * ow + column) * n, size = pixels * n;
         A *value = best.data();
         uint8_t *tap = taps + at;
-        std::fill(value, value + n, -INFINITY);
-        std::fill(tap, tap + n, uint8_t(255));
+        std::fill(value, value + size, -INFINITY);
+        std::fill(tap, tap + size, uint8_t(255));
         for (int k = 0; k < 9; k++) {
           const int64_t iy = y * grid.stride + k / 3 - 1, ix = column * grid.stride + k % 3 - 1;
           if (iy < 0 || iy >= grid.height || ix < 0 || ix >= grid.width) continue;
           const S *from = x + ((image * grid.height + iy) * grid.width + ix) * n;
-          for (int64_t c = 0; c < n; c++) {
+          for (int64_t c = 0; c < size; c++) {
             const A z = scale_C ? A(load(from[c])) * scale_C[c] + shift_C[c] : A(load(from[c]));
             const bool wins = z > value[c] || z != z || tap[c] == 255;
             value[c] = wins ? z : value[c];
             tap[c] = wins ? uint8_t(k) : tap[c];
           }
         }
-        for (int64_t c = 0; c < n; c++) store(out + at + c, value[c]);
+        for (int64_t c = 0; c < size; c++) store(out + at + c, value[c]);
       }
     }
   }
@@ -60,7 +70,10 @@ inline void pool_bytes(const uint8_t *x, const Grid &grid, uint8_t *out, uint8_t
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t line = 0; line < grid.images * oh; line++) {
     const int64_t image = line / oh, y = line % oh;
-    for (int64_t column = 0; column < ow; column++) {
+    int64_t pixels;
+    for (int64_t column = 0; column < ow; column += pixels) {
+      pixels = grid.run(column);
+      const int64_t size = pixels * n;
       uint8_t *value = out + (line * ow + column) * n, *tap = taps + (line * ow + column) * n;
       bool is_first = true;
       for (int k = 0; k < 9; k++) {
@@ -68,12 +81,12 @@ inline void pool_bytes(const uint8_t *x, const Grid &grid, uint8_t *out, uint8_t
         if (iy < 0 || iy >= grid.height || ix < 0 || ix >= grid.width) continue;
         const uint8_t *from = x + ((image * grid.height + iy) * grid.width + ix) * n;
         if (is_first) {
-          std::memcpy(value, from, size_t(n));
-          std::memset(tap, k, size_t(n));
+          std::memcpy(value, from, size_t(size));
+          std::memset(tap, k, size_t(size));
         } else {
           const uint8_t here = uint8_t(k);
 #pragma omp simd
-          for (int64_t c = 0; c < n; c++) {
+          for (int64_t c = 0; c < size; c++) {
             const bool wins = from[c] > value[c];
             tap[c] = wins ? here : tap[c];
             value[c] = wins ? from[c] : value[c];
@@ -93,10 +106,12 @@ void pool_backward(const S *grad, const uint8_t *taps, const Grid &grid, S *grad
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t line = 0; line < grid.images * grid.height; line++) {
     const int64_t image = line / grid.height, iy = line % grid.height;
-    for (int64_t ix = 0; ix < grid.width; ix++) {
+    int64_t pixels;
+    for (int64_t ix = 0; ix < grid.width; ix += pixels) {
+      pixels = grid.run(ix);
       int64_t windows[9];
       uint8_t tap[9];
-      int count = 0; // of windows that see this pixel
+      int count = 0; // of windows that see these pixels
       for (int k = 0; k < 9; k++) {
         const int64_t y = iy + 1 - k / 3, x = ix + 1 - k % 3; // times stride
         if (y < 0 || x < 0 || y % grid.stride || x % grid.stride) continue;
@@ -105,7 +120,7 @@ void pool_backward(const S *grad, const uint8_t *taps, const Grid &grid, S *grad
         tap[count++] = uint8_t(k);
       }
       S *to = grad_x + (line * grid.width + ix) * n;
-      each_vector<A>(n, [&](int64_t c, int64_t some, auto full) {
+      each_vector<A>(pixels * n, [&](int64_t c, int64_t some, auto full) {
         constexpr bool FULL = decltype(full)::value;
         V sum{};
         for (int i = 0; i < count; i++) {
