@@ -21,15 +21,19 @@ def layouts(x: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("layout", ["planes", "channels last", "slice"])
-@pytest.mark.parametrize("channels", [1, 5, 600])
+@pytest.mark.parametrize(
+    ("channels", "size"), [(1, (3, 5)), (5, (3, 5)), (600, (3, 5)), (8, (4, 4)), (24, (4, 5))]
+)
 @pytest.mark.parametrize("kind", ["lif", "plif"])
 @pytest.mark.parametrize("kernels", KERNELS)
-def test_norm_and_neuron_are_torchs(kernels: str, kind: str, channels: int, layout: str) -> None:
+def test_norm_and_neuron_are_torchs(
+    kernels: str, kind: str, channels: int, size: tuple[int, int], layout: str
+) -> None:
     use_kernels(kernels)
     torch.manual_seed(channels)
     norms = [nn.BatchNorm2d(channels).double() for _ in "ab"]
     neurons = [make_neuron(kind, 0.5).double() for _ in "ab"]
-    base = torch.randn(3, 2, channels, 3, 5, dtype=torch.float64) * 2 + 1
+    base = torch.randn(3, 2, channels, *size, dtype=torch.float64) * 2 + 1
     xs = [layouts(base)[layout].requires_grad_() for _ in "ab"]
     grad = torch.randn_like(base)
     plain = neurons[0](norms[0](xs[0].flatten(0, 1)).unflatten(0, (3, 2)))

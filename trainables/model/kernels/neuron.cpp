@@ -139,11 +139,13 @@ template <class V, class A> inline double sum_of(const V &v, int64_t n, const A 
 // dL/dz of all timesteps into `grad_x` (summed over them for static currents), and a channel's sums
 // of dL/dz and of dL/dz (x - mean) into `sums_2C`, of dL/du (z - v) into `sums_rate`.
 template <bool LEARNT, class S, class A>
-void fire_backward(int64_t rows, int64_t channels, const Currents<S> &in, const Affine<A> &norm,
-                   const double *mean_C, const Neuron<A> &how, const S *grad_spikes, S *grad_x,
+void fire_backward(const Fold &fold, const Currents<S> &in, const Affine<A> &norm,
+                   const double *each_mean, const Neuron<A> &how, const S *grad_spikes, S *grad_x,
                    double *sums_2C, double *sums_rate, int threads) {
   using V = typename Lanes<A>::V;
+  const int64_t rows = fold.rows, channels = fold.channels;
   const Blocks blocks(rows, channels);
+  const std::vector<double> mean_C = fold.repeated(each_mean);
   const int64_t pitch = std::max<int64_t>(channels, 1), widest = norm ? channels : 0;
   Partial partial(threads, 2 * channels + 1);
 #pragma omp parallel num_threads(threads)
@@ -172,12 +174,12 @@ void fire_backward(int64_t rows, int64_t channels, const Currents<S> &in, const 
       }
       for (int64_t c = 0; c < widest; c++) {
         sums[c] += double(sum_g[c]);
-        sums[channels + c] += double(sum_gx[c]) - mean_C[c] * double(sum_g[c]);
+        sums[channels + c] += double(sum_gx[c]) - mean_C[size_t(c)] * double(sum_g[c]);
       }
     }
   }
-  if (norm) partial.total(0, 2 * channels, sums_2C);
-  if (LEARNT) partial.total(2 * channels, 1, sums_rate);
+  if (norm) fold.add(partial.total(0, 2 * channels), 2, sums_2C);
+  if (LEARNT) *sums_rate = partial.total(2 * channels, 1)[0];
 }
 
 } // namespace
@@ -188,8 +190,9 @@ void fire_backward(int64_t rows, int64_t channels, const Currents<S> &in, const 
                               const double *inverse, const A *weight, const A *bias,               \
                               const A *leak, double rate, double threshold, uint8_t *spikes,       \
                               int threads) {                                                       \
-    fire<S, A>(rows, channels, {x, pitch_t, pitch_row},                                            \
-               Affine<A>(mean, inverse, weight, bias, channels),                                   \
+    const Fold fold(rows, channels, pitch_row);                                                    \
+    fire<S, A>(fold.rows, fold.channels, {x, pitch_t, fold.pitch_row},                             \
+               Affine<A>(mean, inverse, weight, bias, fold),                                       \
                {rate_of(leak, rate), A(threshold), steps}, spikes, threads);                       \
   }                                                                                                \
   extern "C" void fire_backward_##NAME(                                                            \
@@ -198,8 +201,9 @@ void fire_backward(int64_t rows, int64_t channels, const Currents<S> &in, const 
       const A *leak, double rate, double threshold, const S *grad_spikes, S *grad_x, double *sums, \
       double *sums_rate, int threads) {                                                            \
     const auto backward = sums_rate ? fire_backward<true, S, A> : fire_backward<false, S, A>;      \
-    backward(rows, channels, {x, pitch_t, pitch_row},                                              \
-             Affine<A>(mean, inverse, weight, bias, channels), mean,                               \
+    const Fold fold(rows, channels, pitch_row);                                                    \
+    backward(fold, {x, pitch_t, fold.pitch_row}, Affine<A>(mean, inverse, weight, bias, fold),     \
+             mean,                                                                                 \
              {rate_of(leak, rate), A(threshold), steps}, grad_spikes, grad_x, sums, sums_rate,     \
              threads);                                                                             \
   }

@@ -7,16 +7,16 @@ namespace {
 
 // Sums of x - origin and of its square a channel, in blocks whose sums are double.
 template <class S, class A>
-void moments(int64_t rows, int64_t channels, int64_t pitch_row, const S *x, double *sums_2C,
-             int threads) {
+void moments(const Fold &fold, const S *x, double *sums_2C, int threads) {
   constexpr int64_t BLOCK = 32;
+  const int64_t rows = fold.rows, channels = fold.channels, pitch_row = fold.pitch_row;
   const int64_t blocks = (rows + BLOCK - 1) / BLOCK;
   Partial partial(threads, 2 * channels);
 #pragma omp parallel num_threads(threads)
   {
     double *sums = partial.mine();
     std::vector<A> part(size_t(2 * channels)), origin(static_cast<size_t>(channels));
-    for (int64_t c = 0; c < channels; c++) origin[size_t(c)] = load(x[c]);
+    for (int64_t c = 0; c < channels; c++) origin[size_t(c)] = load(x[c % fold.each()]);
     A *sum = part.data(), *square = part.data() + channels, *from = origin.data();
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < blocks; b++) {
@@ -33,13 +33,13 @@ void moments(int64_t rows, int64_t channels, int64_t pitch_row, const S *x, doub
       for (int64_t c = 0; c < 2 * channels; c++) sums[c] += double(part[size_t(c)]);
     }
   }
-  partial.total(0, 2 * channels, sums_2C);
+  fold.add(partial.total(0, 2 * channels), 2, sums_2C);
 }
 
 // out = x * scale + shift.
 template <class S, class A>
-void affine(int64_t rows, int64_t channels, int64_t pitch_row, const S *x, const Affine<A> &norm,
-            S *out, int threads) {
+void affine(const Fold &fold, const S *x, const Affine<A> &norm, S *out, int threads) {
+  const int64_t rows = fold.rows, channels = fold.channels, pitch_row = fold.pitch_row;
   const A *scale_C = norm.scale(), *shift_C = norm.shift();
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t row = 0; row < rows; row++) {
@@ -52,15 +52,17 @@ void affine(int64_t rows, int64_t channels, int64_t pitch_row, const S *x, const
 
 // A channel's sums of g and of g (x - mean).
 template <class S, class A>
-void gradient_moments(int64_t rows, int64_t channels, int64_t pitch_row, const S *x, const S *g,
-                      const double *mean_C, double *sums_2C, int threads) {
+void gradient_moments(const Fold &fold, const S *x, const S *g, const double *each_mean,
+                      double *sums_2C, int threads) {
   constexpr int64_t BLOCK = 32;
+  const int64_t rows = fold.rows, channels = fold.channels, pitch_row = fold.pitch_row;
+  const std::vector<double> mean_C = fold.repeated(each_mean);
   const int64_t blocks = (rows + BLOCK - 1) / BLOCK;
   Partial partial(threads, 2 * channels);
 #pragma omp parallel num_threads(threads)
   {
     double *sums = partial.mine();
-    std::vector<A> part(size_t(2 * channels)), mean(mean_C, mean_C + channels);
+    std::vector<A> part(size_t(2 * channels)), mean(mean_C.begin(), mean_C.end());
     A *sum = part.data(), *product = part.data() + channels;
     const A *centre = mean.data();
 #pragma omp for schedule(static)
@@ -78,13 +80,14 @@ void gradient_moments(int64_t rows, int64_t channels, int64_t pitch_row, const S
       for (int64_t c = 0; c < 2 * channels; c++) sums[c] += double(part[size_t(c)]);
     }
   }
-  partial.total(0, 2 * channels, sums_2C);
+  fold.add(partial.total(0, 2 * channels), 2, sums_2C);
 }
 
 // A channel's sums.
 template <class S, class A>
-void channel_sums(int64_t rows, int64_t channels, const S *x, A *sums_C, int threads) {
+void channel_sums(const Fold &fold, const S *x, A *sums_C, int threads) {
   constexpr int64_t BLOCK = 64;
+  const int64_t rows = fold.rows, channels = fold.channels;
   const int64_t blocks = (rows + BLOCK - 1) / BLOCK;
   Partial partial(threads, channels);
 #pragma omp parallel num_threads(threads)
@@ -103,16 +106,17 @@ void channel_sums(int64_t rows, int64_t channels, const S *x, A *sums_C, int thr
       for (int64_t c = 0; c < channels; c++) sums[c] += double(sum[c]);
     }
   }
-  std::vector<double> total(static_cast<size_t>(channels));
-  partial.total(0, channels, total.data());
-  std::copy(total.begin(), total.end(), sums_C);
+  fold.add(partial.total(0, channels), 1, sums_C);
 }
 
 // out = a g + b x + d a channel: the batch norm's gradient; `g` and `out` may be the same.
 template <class S, class A>
-void combine(int64_t rows, int64_t channels, int64_t pitch_row, const S *x, const S *g,
-             const A *coefficients_3C, S *out, int threads) {
-  const A *a = coefficients_3C, *b = a + channels, *d = b + channels;
+void combine(const Fold &fold, const S *x, const S *g, const A *coefficients_3C, S *out,
+             int threads) {
+  const int64_t rows = fold.rows, channels = fold.channels, pitch_row = fold.pitch_row;
+  std::vector<A> each[3];
+  for (int i = 0; i < 3; i++) each[i] = fold.repeated(coefficients_3C + i * fold.each());
+  const A *a = each[0].data(), *b = each[1].data(), *d = each[2].data();
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t row = 0; row < rows; row++) {
     const S *values = x + row * pitch_row, *grads = g + row * channels;
@@ -177,26 +181,26 @@ template <class A> void finish_rate(const double *sum, const A *leak, A *grad_le
 #define KERNELS(S, A, NAME)                                                                        \
   extern "C" void moments_##NAME(int64_t rows, int64_t channels, int64_t pitch_row, const S *x,    \
                                  double *sums, int threads) {                                      \
-    moments<S, A>(rows, channels, pitch_row, x, sums, threads);                                    \
+    moments<S, A>({rows, channels, pitch_row}, x, sums, threads);                                  \
   }                                                                                                \
   extern "C" void affine_##NAME(int64_t rows, int64_t channels, int64_t pitch_row, const S *x,     \
                                 const double *mean, const double *inverse, const A *weight,        \
                                 const A *bias, S *out, int threads) {                              \
-    affine<S, A>(rows, channels, pitch_row, x, Affine<A>(mean, inverse, weight, bias, channels),   \
-                 out, threads);                                                                    \
+    const Fold fold(rows, channels, pitch_row);                                                    \
+    affine<S, A>(fold, x, Affine<A>(mean, inverse, weight, bias, fold), out, threads);             \
   }                                                                                                \
   extern "C" void gradient_moments_##NAME(int64_t rows, int64_t channels, int64_t pitch_row,       \
                                           const S *x, const S *g, const double *mean,              \
                                           double *sums, int threads) {                             \
-    gradient_moments<S, A>(rows, channels, pitch_row, x, g, mean, sums, threads);                  \
+    gradient_moments<S, A>({rows, channels, pitch_row}, x, g, mean, sums, threads);                \
   }                                                                                                \
   extern "C" void channel_sums_##NAME(int64_t rows, int64_t channels, const S *x, A *sums,         \
                                       int threads) {                                               \
-    channel_sums<S, A>(rows, channels, x, sums, threads);                                          \
+    channel_sums<S, A>({rows, channels, channels}, x, sums, threads);                              \
   }                                                                                                \
   extern "C" void combine_##NAME(int64_t rows, int64_t channels, int64_t pitch_row, const S *x,    \
                                  const S *g, const A *coefficients, S *out, int threads) {         \
-    combine<S, A>(rows, channels, pitch_row, x, g, coefficients, out, threads);                    \
+    combine<S, A>({rows, channels, pitch_row}, x, g, coefficients, out, threads);                  \
   }                                                                                                \
   extern "C" void finish_statistics_##NAME(                                                        \
       int64_t, int64_t channels, const double *sums, const S *x, int64_t rows, int64_t repeats,    \

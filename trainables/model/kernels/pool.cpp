@@ -98,28 +98,55 @@ inline void pool_bytes(const uint8_t *x, const Grid &grid, uint8_t *out, uint8_t
   }
 }
 
+// Each window's gradient to its winner: fewer steps than asking them all, where they overlap little.
+template <class S>
+void pool_backward_strided(const S *grad, const uint8_t *taps, const Grid &grid, S *grad_x,
+                           int threads) {
+  using A = typename Wide<S>::type;
+  const int64_t oh = grid.out_height(), ow = grid.out_width(), n = grid.channels;
+  const int64_t size = grid.height * grid.width * n;
+  int64_t offsets[9];
+  for (int k = 0; k < 9; k++) offsets[k] = ((k / 3 - 1) * grid.width + k % 3 - 1) * n;
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<A> sums(size_t(std::is_same_v<S, A> ? 0 : size));
+#pragma omp for schedule(static)
+    for (int64_t image = 0; image < grid.images; image++) {
+      S *to = grad_x + image * size;
+      A *sum = sums.empty() ? reinterpret_cast<A *>(to) : sums.data();
+      std::fill(sum, sum + size, A(0));
+      for (int64_t pixel = 0; pixel < oh * ow; pixel++) {
+        const int64_t from = (image * oh * ow + pixel) * n;
+        A *centre = sum + (pixel / ow * grid.width + pixel % ow) * grid.stride * n;
+        for (int64_t c = 0; c < n; c++) centre[offsets[taps[from + c]] + c] += load(grad[from + c]);
+      }
+      for (size_t i = 0; i < sums.size(); i++) store(to + i, sums[i]);
+    }
+  }
+}
+
 template <class S>
 void pool_backward(const S *grad, const uint8_t *taps, const Grid &grid, S *grad_x, int threads) {
+  if (grid.stride > 1) return pool_backward_strided(grad, taps, grid, grad_x, threads);
   using A = typename Wide<S>::type;
   using V = typename Lanes<A>::V;
-  const int64_t oh = grid.out_height(), ow = grid.out_width(), n = grid.channels;
+  const int64_t n = grid.channels;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t line = 0; line < grid.images * grid.height; line++) {
-    const int64_t image = line / grid.height, iy = line % grid.height;
+    const int64_t row = line % grid.height;
     int64_t pixels;
-    for (int64_t ix = 0; ix < grid.width; ix += pixels) {
-      pixels = grid.run(ix);
+    for (int64_t column = 0; column < grid.width; column += pixels) {
+      pixels = grid.run(column);
+      const int64_t at = (line * grid.width + column) * n;
       int64_t windows[9];
       uint8_t tap[9];
       int count = 0; // of windows that see these pixels
       for (int k = 0; k < 9; k++) {
-        const int64_t y = iy + 1 - k / 3, x = ix + 1 - k % 3; // times stride
-        if (y < 0 || x < 0 || y % grid.stride || x % grid.stride) continue;
-        if (y / grid.stride >= oh || x / grid.stride >= ow) continue;
-        windows[count] = ((image * oh + y / grid.stride) * ow + x / grid.stride) * n;
+        const int64_t y = row + 1 - k / 3, x = column + 1 - k % 3;
+        if (y < 0 || y >= grid.height || x < 0 || x >= grid.width) continue;
+        windows[count] = at + ((y - row) * grid.width + x - column) * n;
         tap[count++] = uint8_t(k);
       }
-      S *to = grad_x + (line * grid.width + ix) * n;
       each_vector<A>(pixels * n, [&](int64_t c, int64_t some, auto full) {
         constexpr bool FULL = decltype(full)::value;
         V sum{};
@@ -128,7 +155,7 @@ void pool_backward(const S *grad, const uint8_t *taps, const Grid &grid, S *grad
           const V g = load_some<FULL, A>(grad + windows[i] + c, some);
           sum += winner == A(tap[i]) ? g : V{};
         }
-        store_some<FULL, A>(to + c, sum, some);
+        store_some<FULL, A>(grad_x + at + c, sum, some);
       });
     }
   }
@@ -142,7 +169,7 @@ void pool_backward(const S *grad, const uint8_t *taps, const Grid &grid, S *grad
                               const double *inverse, const A *weight, const A *bias, S *out,       \
                               uint8_t *taps, int threads) {                                        \
     pool<S, A>(x, Grid::of_output(rows, height, width, channels, stride),                          \
-               Affine<A>(mean, inverse, weight, bias, channels), out, taps, threads);              \
+               Affine<A>(mean, inverse, weight, bias, {1, channels, 0}), out, taps, threads);          \
   }
 #define POOL_BACKWARD(S, NAME)                                                                     \
   extern "C" void pool_backward_##NAME(int64_t rows, int64_t channels, const S *grad,              \
