@@ -98,7 +98,7 @@ inline void pool_bytes(const uint8_t *x, const Grid &grid, uint8_t *out, uint8_t
   }
 }
 
-// Each window's gradient to its winner: fewer steps than asking them all, where they overlap little.
+// Each window's gradient to its winner: fewer steps than asking all, where they overlap little.
 template <class S>
 void pool_backward_strided(const S *grad, const uint8_t *taps, const Grid &grid, S *grad_x,
                            int threads) {
@@ -168,8 +168,9 @@ void pool_backward(const S *grad, const uint8_t *taps, const Grid &grid, S *grad
                               int64_t width, int64_t stride, const double *mean,                   \
                               const double *inverse, const A *weight, const A *bias, S *out,       \
                               uint8_t *taps, int threads) {                                        \
-    pool<S, A>(x, Grid::of_output(rows, height, width, channels, stride),                          \
-               Affine<A>(mean, inverse, weight, bias, {1, channels, 0}), out, taps, threads);          \
+    const Affine<A> norm(mean, inverse, weight, bias, {1, channels, 0});                           \
+    pool<S, A>(x, Grid::of_output(rows, height, width, channels, stride), norm, out, taps,         \
+               threads);                                                                           \
   }
 #define POOL_BACKWARD(S, NAME)                                                                     \
   extern "C" void pool_backward_##NAME(int64_t rows, int64_t channels, const S *grad,              \
