@@ -28,24 +28,37 @@ CPU = torch.device("cpu")
 BUDGET_S = 20.0
 _MIN_STEPS = 3
 _SHARE_S = 0.9  # of a configuration's time, once it has its least steps
-# timesteps, depth, width, image size, channels, pooling, batch, attention: spread over what people
-# search, each kind of work large in some and small in others; the quick ones first.
-_STEPS: tuple[tuple[int, int, int, int, int, str, int, str], ...] = (
-    (1, 1, 32, 16, 1, "0011", 8, "sdt"),
-    (8, 1, 16, 16, 1, "0011", 8, "statten"),
-    (2, 3, 64, 16, 1, "0011", 16, "statten"),
-    (4, 1, 64, 16, 3, "0010", 32, "sdt"),
-    (4, 2, 192, 16, 3, "1111", 16, "statten"),
-    (1, 4, 256, 16, 3, "0011", 8, "sdt"),
-    (2, 1, 32, 32, 3, "0011", 64, "statten"),
-    (16, 1, 32, 32, 2, "1111", 8, "sdt"),
-    (2, 1, 96, 64, 2, "1100", 4, "sdt"),
-    (4, 2, 128, 32, 3, "0011", 8, "statten"),
-    (10, 1, 64, 64, 2, "1111", 8, "statten"),
-    (4, 1, 64, 32, 3, "0011", 32, "ssa"),
-    (2, 2, 384, 32, 3, "1111", 32, "statten"),
-    (8, 2, 96, 32, 3, "0011", 16, "statten"),
-    (1, 2, 256, 32, 3, "0011", 32, "statten"),
+# timesteps, depth, width, image size, channels, pooling, batch, attention, mlp_ratio: spread over what
+# people search, each kind of work large in some and small in others; the quick ones first.
+_STEPS: tuple[tuple[int, int, int, int, int, str, int, str, int], ...] = (
+    (1, 1, 32, 16, 1, "0011", 8, "sdt", 4),
+    (8, 1, 16, 16, 1, "0011", 8, "statten", 4),
+    (2, 3, 64, 16, 1, "0011", 16, "statten", 4),
+    (4, 2, 192, 16, 3, "1111", 16, "statten", 4),
+    (16, 1, 32, 32, 2, "1111", 8, "sdt", 4),
+    (6, 2, 96, 8, 1, "0111", 64, "ssa", 4),
+    (2, 1, 96, 64, 2, "1100", 4, "sdt", 4),
+    (2, 2, 64, 32, 3, "0111", 32, "spikformer", 4),
+    (4, 2, 128, 32, 3, "0011", 8, "statten", 4),
+    (8, 1, 96, 8, 1, "0111", 128, "statten", 2),
+    (10, 1, 64, 64, 2, "1111", 8, "statten", 4),
+    (1, 4, 256, 16, 3, "0011", 8, "sdt", 4),
+    (1, 1, 128, 16, 1, "1111", 128, "statten", 1),
+    (4, 1, 64, 16, 3, "0010", 32, "sdt", 4),
+    (5, 1, 64, 32, 2, "1100", 4, "ssa", 2),
+    (1, 2, 256, 32, 3, "0011", 32, "statten", 4),
+    (6, 1, 32, 32, 3, "1111", 32, "statten", 4),
+    (4, 3, 64, 32, 2, "1111", 8, "sdt", 1),
+    (2, 1, 32, 32, 3, "0011", 64, "statten", 4),
+    (1, 1, 192, 32, 3, "1111", 32, "statten", 2),
+    (4, 1, 64, 32, 3, "0011", 32, "ssa", 4),
+    (2, 1, 128, 64, 2, "0111", 8, "statten", 1),
+    (6, 3, 64, 8, 1, "1100", 64, "sdt", 1),
+    (2, 2, 384, 32, 3, "1111", 32, "statten", 4),
+    (2, 1, 96, 32, 3, "1100", 16, "statten", 2),
+    (16, 1, 64, 64, 2, "1111", 4, "statten", 4),
+    (4, 1, 32, 64, 2, "0111", 8, "spikformer", 4),
+    (8, 2, 96, 32, 3, "0011", 16, "statten", 4),
 )
 
 
@@ -104,14 +117,18 @@ def _config(
     pooling: str,
     batch_size: int,
     attention: str,
+    mlp_ratio: int,
     *,
     precision: str,
 ) -> TrialConfig:
     is_event = in_channels == 2
+    mode = {"attention": attention}
+    if attention == "spikformer":
+        mode = {"backbone": attention, "attention": "ssa"}
     model = {
         "timesteps": timesteps, "depth": depth, "width": width, "image_size": image_size,
-        "in_channels": in_channels, "pooling": pooling, "attention": attention,
-        "block_size": 1, "heads": 4, "event_data": is_event,
+        "in_channels": in_channels, "pooling": pooling, "mlp_ratio": mlp_ratio,
+        "block_size": 1, "heads": 4, "event_data": is_event, **mode,
     }  # fmt: skip
     train = {"batch_size": batch_size, "precision": precision, "device": "cpu"}
     return TrialConfig(
