@@ -1,9 +1,10 @@
 """Peak memory of a trial, predicted from its configuration; importable without torch.
 
-What a step keeps for its backward is counted layer by layer in bytes a value: currents, membrane
-potentials and spikes, as each backend keeps them. At the peak that of some layers is kept and one
-layer is being worked on. `likely_mib` is the best guess, `safe_mib` leans upwards for packing: more
-memory than that should hardly ever be needed. Letters: D width, N tokens, T timesteps.
+On a CPU what a step keeps and works with is counted layer by layer (`footprint_cpu.py`). On a GPU
+it is rates: bytes a value of each kind of layer, of which at the peak some are kept and one is
+being worked on. `likely_mib` is the best guess, a few percent upwards because too little is worse;
+`safe_mib` leans upwards for packing: more memory than that should hardly ever be needed. Letters: D
+width, N tokens, T timesteps.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Literal
 from trainables.config import ModelConfig, TrainConfig, TrialConfig
 from trainables.cost import parameter_count
 from trainables.data_cards import CARDS
+from trainables.footprint_cpu import Holes, fused_bytes, stages_of, torch_bytes
 
 MIB = 2**20
 DeviceType = Literal["cpu", "cuda"]
@@ -33,8 +35,18 @@ _RESIDENT_BYTES = 2**30
 # run and which weigh in small networks.
 _SAFE_FACTOR = 1.25
 _SAFE_MIB: Mapping[DeviceType, float] = {"cpu": 96.0, "cuda": 128.0}
-# Pieces up to this size come from the heap, larger ones are mapped and given back whole (glibc).
-_HEAP_PIECE = 32 * MIB
+# Of a process on a CPU: code and buffers that its first step brings, timm where weights are
+# averaged, and bytes a parameter: weight, gradient, the optimiser's two moments, copies.
+_CPU_FIXED_MIB = 73.0
+_CPU_AVERAGE_MIB = 40.0
+_CPU_PARAMETER = 22.0
+# Tensors of our kernels lie in an arena, which takes a few percent more than they do.
+_ARENA_HOLES = 1.15
+# Of plain torch's heap; fitted to measured peaks (`python -m tests.benchmarks.memory`).
+_HEAP_HOLES = Holes(
+    train=2.45, evaluate=1.37, layer=1.63, most_layers=2.2, left=1.2, mapped_train=1.3,
+    mapped_evaluate=1.05,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,10 +80,6 @@ class Rates:
         eval_matrix: likewise of a token-by-token attention.
         parameter: weights, gradients, the optimiser's state and copies.
         spikformer: factor for the embedding of that backbone, which fires once more.
-        heap_train: holes in the heap while training, in pieces of the widest layer's size.
-        heap_eval: the same in evaluation.
-        fixed_mib: code and buffers that the first step brings.
-        average_mib: more where weights are averaged: timm is imported.
     """
 
     embedding: float
@@ -87,50 +95,24 @@ class Rates:
     eval_matrix: float
     parameter: float
     spikformer: float
-    heap_train: float
-    heap_eval: float
-    fixed_mib: float
-    average_mib: float
 
 
-# By backend and whether products are in half precision. The CPU's are fitted to measured peaks
-# (`python -m tests.benchmarks.memory`), those of cpp with large tensors in the arena, without which
-# the heap has holes as those of torch.
+# By backend and whether products are in half precision.
 RATES: Mapping[tuple[str, bool], Rates] = {
-    ("cpp", False): Rates(
-        4.6, 6.1, 0.4, 3.6, 0.0, 0.9, 5.1, 9.8, 6.1, 14.9, 7.7, 26.7, 0.9, 0.0,
-        0.0, 68.2, 38.3,
-    ),
-    ("cpp", True): Rates(
-        1.4, 3.7, 1.5, 5.6, 0.4, 1.5, 7.5, 5.2, 2.9, 5.4, 7.0, 28.0, 0.6, 0.0,
-        0.0, 72.8, 37.5,
-    ),
-    ("torch", False): Rates(
-        38.1, 27.7, 0.8, 0.0, 10.0, 0.2, 12.0, 34.3, 34.5, 66.6, 6.5, 28.7, 1.4, 3.0,
-        5.5, 70.8, 36.8,
-    ),
-    ("torch", True): Rates(
-        0.0, 12.1, 0.0, 3.4, 5.6, 2.8, 12.0, 109.3, 36.0, 12.0, 8.0, 23.7, 0.5, 17.1,
-        5.5, 70.5, 40.1,
-    ),
     # Not fitted: counted from what the kernels keep. Currents of 4 or 2 bytes and spikes of 1; at
     # work gradients of spikes and currents, and dense copies, in float32 where hooks see them.
     ("cuda", False): Rates(
-        5.0, 5.0, 2.0, 8.0, 0.0, 3.0, 20.0, 24.0, 16.0, 20.0, 12.0, 20.0, 1.3, 0.0, 0.0,
-        _CUDA_WORKSPACE_MIB, 0.0,
+        5.0, 5.0, 2.0, 8.0, 0.0, 3.0, 20.0, 24.0, 16.0, 20.0, 12.0, 20.0, 1.3,
     ),
     ("cuda", True): Rates(
-        3.0, 3.0, 2.0, 6.0, 0.0, 3.0, 16.0, 18.0, 14.0, 18.0, 10.0, 20.0, 1.3, 0.0, 0.0,
-        _CUDA_WORKSPACE_MIB, 0.0,
+        3.0, 3.0, 2.0, 6.0, 0.0, 3.0, 16.0, 18.0, 14.0, 18.0, 10.0, 20.0, 1.3,
     ),
     # torch on a GPU: currents, normalised currents, potentials and spikes, each of them dense.
     ("torch on cuda", False): Rates(
-        20.0, 20.0, 12.0, 12.0, 8.0, 12.0, 24.0, 28.0, 24.0, 28.0, 12.0, 20.0, 1.3, 0.0, 0.0,
-        _CUDA_WORKSPACE_MIB, 0.0,
+        20.0, 20.0, 12.0, 12.0, 8.0, 12.0, 24.0, 28.0, 24.0, 28.0, 12.0, 20.0, 1.3,
     ),
     ("torch on cuda", True): Rates(
-        18.0, 18.0, 10.0, 8.0, 8.0, 10.0, 22.0, 26.0, 22.0, 26.0, 10.0, 20.0, 1.3, 0.0, 0.0,
-        _CUDA_WORKSPACE_MIB, 0.0,
+        18.0, 18.0, 10.0, 8.0, 8.0, 10.0, 22.0, 26.0, 22.0, 26.0, 10.0, 20.0, 1.3,
     ),
 }  # fmt: skip
 
@@ -148,24 +130,37 @@ def predicted_memory(config: TrialConfig, device: DeviceType) -> Footprint:
 
 @lru_cache(maxsize=8192)
 def _likely_mib(config: TrialConfig, device: DeviceType) -> float:
-    rates = rates_of(config.train, device)
-    peak = max(_training(config, rates), _evaluation(config, rates))
-    if config.train.precision == "float64":
+    return _on_cpu_mib(config) if device == "cpu" else _on_gpu_mib(config)
+
+
+def _on_cpu_mib(config: TrialConfig) -> float:
+    train = config.train
+    stages = stages_of(config.model, is_sequence=CARDS[config.data.name].is_sequence)
+    if _is_fused(train, "cpp"):
+        peak = _ARENA_HOLES * fused_bytes(config, stages)
+    else:
+        peak = torch_bytes(config, stages, _HEAP_HOLES)
+    if train.precision == "float64":
         peak *= 2.0
-    average = 4.0 if config.train.ema_decay else 0.0
+    a_parameter = _CPU_PARAMETER + (4.0 if train.ema_decay else 0.0)
+    average_mib = _CPU_AVERAGE_MIB if train.ema_decay else 0.0
+    return (peak + a_parameter * parameter_count(config.model)) / MIB + _CPU_FIXED_MIB + average_mib
+
+
+def _on_gpu_mib(config: TrialConfig) -> float:
+    train = config.train
+    backend = "cuda" if _is_fused(train, "cuda") else "torch on cuda"
+    rates = RATES[backend, train.precision in ("bf16", "fp16")]
+    peak = max(_training(config, rates), _evaluation(config, rates))
+    if train.precision == "float64":
+        peak *= 2.0
+    average = 4.0 if train.ema_decay else 0.0
     peak += parameter_count(config.model) * (rates.parameter + average)
-    if device == "cuda":
-        peak += _resident(config)
-    fixed_mib = rates.fixed_mib + (rates.average_mib if config.train.ema_decay else 0.0)
-    return peak / MIB + fixed_mib
+    return (peak + _resident(config)) / MIB + _CUDA_WORKSPACE_MIB
 
 
-def rates_of(train: TrainConfig, device: DeviceType) -> Rates:
-    """The rates of the backend that a trial gets on a device."""
-    fused = {"cpu": "cpp", "cuda": "cuda"}[device]
-    is_fused = train.neuron_backend in ("auto", fused) and not train.compile
-    plain = "torch" if device == "cpu" else "torch on cuda"
-    return RATES[fused if is_fused else plain, train.precision in ("bf16", "fp16")]
+def _is_fused(train: TrainConfig, backend: str) -> bool:
+    return train.neuron_backend in ("auto", backend) and not train.compile
 
 
 def _sizes(model: ModelConfig, *, is_sequence: bool) -> tuple[list[tuple[int, int]], int, int]:
@@ -203,8 +198,7 @@ def _training(config: TrialConfig, rates: Rates) -> float:
     else:
         kept += a_block * model.depth
     peak = max(peak, kept + rates.at_block * widest) * frames
-    holes = rates.heap_train * _piece([*(whole for whole, _ in stages), widest], frames)
-    return peak + 2 * _input(config) * train.batch_size + holes
+    return peak + 2 * _input(config) * train.batch_size
 
 
 def _evaluation(config: TrialConfig, rates: Rates) -> float:
@@ -216,8 +210,7 @@ def _evaluation(config: TrialConfig, rates: Rates) -> float:
     widest = block * max(3, model.mlp_ratio)
     work = [more * rates.eval_embedding * whole for whole, _ in stages]
     work.append(rates.eval_block * widest + rates.eval_matrix * matrix)
-    holes = rates.heap_eval * _piece([*(whole for whole, _ in stages), widest], frames)
-    return max(work) * frames + 2 * _input(config) * batch + holes
+    return max(work) * frames + 2 * _input(config) * batch
 
 
 def _layers(config: TrialConfig) -> tuple[list[tuple[int, int]], int, int]:
@@ -226,10 +219,6 @@ def _layers(config: TrialConfig) -> tuple[list[tuple[int, int]], int, int]:
     is_sequence = CARDS[config.data.name].is_sequence
     stages, block, tokens = _sizes(model, is_sequence=is_sequence)
     return stages, block, model.heads * tokens**2 if model.attention == "ssa" else 0
-
-
-def _piece(values: list[int], frames: int) -> float:
-    return min(_HEAP_PIECE, 4.0 * max(values) * frames)
 
 
 def _input(config: TrialConfig) -> int:
