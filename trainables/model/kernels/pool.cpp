@@ -6,7 +6,7 @@
 
 namespace {
 
-constexpr int64_t RUN_VALUES = 1024; // so many stay in the nearest cache with their neighbours
+constexpr int64_t WIDE_CHANNELS = 32; // from here on a vector's windows are asked as quickly
 
 struct Grid {
   int64_t images, height, width, channels, stride;
@@ -19,12 +19,6 @@ struct Grid {
   }
   int64_t out_height() const { return (height - 1) / stride + 1; }
   int64_t out_width() const { return (width - 1) / stride + 1; }
-  // Pixels from a column on whose neighbours lie alike, so that they are worked on as one with many
-  // channels.
-  int64_t run(int64_t column) const {
-    if (stride != 1 || column == 0 || column >= width - 1) return 1;
-    return std::clamp<int64_t>(RUN_VALUES / channels, 1, width - 1 - column);
-  }
 };
 
 template <class S, class A>
@@ -34,74 +28,95 @@ void pool(const S *x, const Grid &grid, const Affine<A> &norm, S *out, uint8_t *
   const int64_t oh = grid.out_height(), ow = grid.out_width(), n = grid.channels;
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<A> best(size_t(std::max(n, RUN_VALUES)));
+    std::vector<A> best(static_cast<size_t>(n));
 #pragma omp for schedule(static)
     for (int64_t line = 0; line < grid.images * oh; line++) {
       const int64_t image = line / oh, y = line % oh;
-      int64_t pixels;
-      for (int64_t column = 0; column < ow; column += pixels) {
-        pixels = scale_C ? 1 : grid.run(column); // scales are a channel's
-        const int64_t at = (line * ow + column) * n, size = pixels * n;
+      for (int64_t column = 0; column < ow; column++) {
+        const int64_t at = (line * ow + column) * n;
         A *value = best.data();
         uint8_t *tap = taps + at;
-        std::fill(value, value + size, -INFINITY);
-        std::fill(tap, tap + size, uint8_t(255));
+        std::fill(value, value + n, -INFINITY);
+        std::fill(tap, tap + n, uint8_t(255));
         for (int k = 0; k < 9; k++) {
           const int64_t iy = y * grid.stride + k / 3 - 1, ix = column * grid.stride + k % 3 - 1;
           if (iy < 0 || iy >= grid.height || ix < 0 || ix >= grid.width) continue;
           const S *from = x + ((image * grid.height + iy) * grid.width + ix) * n;
-          for (int64_t c = 0; c < size; c++) {
+          for (int64_t c = 0; c < n; c++) {
             const A z = scale_C ? A(load(from[c])) * scale_C[c] + shift_C[c] : A(load(from[c]));
             const bool wins = z > value[c] || z != z || tap[c] == 255;
             value[c] = wins ? z : value[c];
             tap[c] = wins ? uint8_t(k) : tap[c];
           }
         }
-        for (int64_t c = 0; c < size; c++) store(out + at + c, value[c]);
+        for (int64_t c = 0; c < n; c++) store(out + at + c, value[c]);
       }
     }
   }
 }
 
-// Of bytes, whose winner needs no wider numbers.
+// A row's winners of bytes: what is largest in each column of a window, then in the window. A key
+// is a value and, so that the first of equals is the largest, how many of the 9 come after it.
+struct RowOfBytes {
+  const int64_t channels, size;
+  std::vector<uint8_t> value, tap;
+  explicit RowOfBytes(const Grid &grid)
+      : channels(grid.channels), size(grid.width * channels), value(size_t(size)), tap(value),
+        columns(size_t(size + 2 * channels), OUTSIDE) {}
+
+  void find(const uint8_t *image, const Grid &grid, int64_t row) {
+    const uint8_t *above = image + (row - 1) * size, *here = image + row * size;
+    const uint8_t *below = row + 1 < grid.height ? here + size : nullptr;
+    if (row == 0) above = nullptr;
+    int16_t *column = columns.data() + channels;
+    for (int64_t i = 0; i < size; i++) column[i] = int16_t(here[i] << SHIFT | 3);
+    if (above)
+      for (int64_t i = 0; i < size; i++)
+        column[i] = std::max(column[i], int16_t(above[i] << SHIFT | 6));
+    if (below)
+      for (int64_t i = 0; i < size; i++)
+        column[i] = std::max(column[i], int16_t(below[i] << SHIFT));
+    for (int64_t i = 0; i < size; i++) {
+      const int16_t left = int16_t(column[i - channels] + 2), middle = int16_t(column[i] + 1);
+      const int16_t key = std::max(std::max(left, middle), column[i + channels]);
+      value[size_t(i)] = uint8_t(key >> SHIFT);
+      tap[size_t(i)] = uint8_t(8 - (key & 15));
+    }
+  }
+
+private:
+  static constexpr int SHIFT = 4;
+  static constexpr int16_t OUTSIDE = -16;
+  std::vector<int16_t> columns;
+};
+
 inline void pool_bytes(const uint8_t *x, const Grid &grid, uint8_t *out, uint8_t *taps,
                        int threads) {
   const int64_t oh = grid.out_height(), ow = grid.out_width(), n = grid.channels;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t line = 0; line < grid.images * oh; line++) {
-    const int64_t image = line / oh, y = line % oh;
-    int64_t pixels;
-    for (int64_t column = 0; column < ow; column += pixels) {
-      pixels = grid.run(column);
-      const int64_t size = pixels * n;
-      uint8_t *value = out + (line * ow + column) * n, *tap = taps + (line * ow + column) * n;
-      bool is_first = true;
-      for (int k = 0; k < 9; k++) {
-        const int64_t iy = y * grid.stride + k / 3 - 1, ix = column * grid.stride + k % 3 - 1;
-        if (iy < 0 || iy >= grid.height || ix < 0 || ix >= grid.width) continue;
-        const uint8_t *from = x + ((image * grid.height + iy) * grid.width + ix) * n;
-        if (is_first) {
-          std::memcpy(value, from, size_t(size));
-          std::memset(tap, k, size_t(size));
-        } else {
-          const uint8_t here = uint8_t(k);
-#pragma omp simd
-          for (int64_t c = 0; c < size; c++) {
-            const bool wins = from[c] > value[c];
-            tap[c] = wins ? here : tap[c];
-            value[c] = wins ? from[c] : value[c];
-          }
-        }
-        is_first = false;
+  const int64_t image_size = grid.height * grid.width * n, every = grid.stride * n;
+#pragma omp parallel num_threads(threads)
+  {
+    RowOfBytes row(grid);
+#pragma omp for schedule(static)
+    for (int64_t line = 0; line < grid.images * oh; line++) {
+      row.find(x + line / oh * image_size, grid, line % oh * grid.stride);
+      uint8_t *value = out + line * ow * n, *tap = taps + line * ow * n;
+      if (grid.stride == 1) {
+        std::memcpy(value, row.value.data(), row.value.size());
+        std::memcpy(tap, row.tap.data(), row.tap.size());
+        continue;
+      }
+      for (int64_t column = 0; column < ow; column++) {
+        std::memcpy(value + column * n, row.value.data() + column * every, size_t(n));
+        std::memcpy(tap + column * n, row.tap.data() + column * every, size_t(n));
       }
     }
   }
 }
 
-// Each window's gradient to its winner: fewer steps than asking all, where they overlap little.
+// Each window's gradient to its winner.
 template <class S>
-void pool_backward_strided(const S *grad, const uint8_t *taps, const Grid &grid, S *grad_x,
-                           int threads) {
+void give_to_winners(const S *grad, const uint8_t *taps, const Grid &grid, S *grad_x, int threads) {
   using A = typename Wide<S>::type;
   const int64_t oh = grid.out_height(), ow = grid.out_width(), n = grid.channels;
   const int64_t size = grid.height * grid.width * n;
@@ -109,45 +124,43 @@ void pool_backward_strided(const S *grad, const uint8_t *taps, const Grid &grid,
   for (int k = 0; k < 9; k++) offsets[k] = ((k / 3 - 1) * grid.width + k % 3 - 1) * n;
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<A> sums(size_t(std::is_same_v<S, A> ? 0 : size));
+    std::vector<A> wide(size_t(std::is_same_v<S, A> ? 0 : size));
 #pragma omp for schedule(static)
     for (int64_t image = 0; image < grid.images; image++) {
       S *to = grad_x + image * size;
-      A *sum = sums.empty() ? reinterpret_cast<A *>(to) : sums.data();
+      A *sum = wide.empty() ? reinterpret_cast<A *>(to) : wide.data();
       std::fill(sum, sum + size, A(0));
       for (int64_t pixel = 0; pixel < oh * ow; pixel++) {
         const int64_t from = (image * oh * ow + pixel) * n;
         A *centre = sum + (pixel / ow * grid.width + pixel % ow) * grid.stride * n;
         for (int64_t c = 0; c < n; c++) centre[offsets[taps[from + c]] + c] += load(grad[from + c]);
       }
-      for (size_t i = 0; i < sums.size(); i++) store(to + i, sums[i]);
+      for (size_t i = 0; i < wide.size(); i++) store(to + i, wide[i]);
     }
   }
 }
 
+// For each pixel, of windows that lie as densely, the gradients of those that it won.
 template <class S>
-void pool_backward(const S *grad, const uint8_t *taps, const Grid &grid, S *grad_x, int threads) {
-  if (grid.stride > 1) return pool_backward_strided(grad, taps, grid, grad_x, threads);
+void gather_won(const S *grad, const uint8_t *taps, const Grid &grid, S *grad_x, int threads) {
   using A = typename Wide<S>::type;
   using V = typename Lanes<A>::V;
   const int64_t n = grid.channels;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t line = 0; line < grid.images * grid.height; line++) {
     const int64_t row = line % grid.height;
-    int64_t pixels;
-    for (int64_t column = 0; column < grid.width; column += pixels) {
-      pixels = grid.run(column);
+    for (int64_t column = 0; column < grid.width; column++) {
       const int64_t at = (line * grid.width + column) * n;
       int64_t windows[9];
       uint8_t tap[9];
-      int count = 0; // of windows that see these pixels
+      int count = 0; // of windows that see this pixel
       for (int k = 0; k < 9; k++) {
         const int64_t y = row + 1 - k / 3, x = column + 1 - k % 3;
         if (y < 0 || y >= grid.height || x < 0 || x >= grid.width) continue;
         windows[count] = at + ((y - row) * grid.width + x - column) * n;
         tap[count++] = uint8_t(k);
       }
-      each_vector<A>(pixels * n, [&](int64_t c, int64_t some, auto full) {
+      each_vector<A>(n, [&](int64_t c, int64_t some, auto full) {
         constexpr bool FULL = decltype(full)::value;
         V sum{};
         for (int i = 0; i < count; i++) {
@@ -159,6 +172,12 @@ void pool_backward(const S *grad, const uint8_t *taps, const Grid &grid, S *grad
       });
     }
   }
+}
+
+template <class S>
+void pool_backward(const S *grad, const uint8_t *taps, const Grid &grid, S *grad_x, int threads) {
+  const bool is_dense = grid.stride == 1 && grid.channels >= WIDE_CHANNELS;
+  (is_dense ? gather_won<S> : give_to_winners<S>)(grad, taps, grid, grad_x, threads);
 }
 
 } // namespace
