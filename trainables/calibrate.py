@@ -28,8 +28,8 @@ CPU = torch.device("cpu")
 BUDGET_S = 20.0
 _MIN_STEPS = 3
 _SHARE_S = 0.9  # of a configuration's time, once it has its least steps
-# timesteps, depth, width, image size, channels, pooling, batch, attention, mlp_ratio: spread over what
-# people search, each kind of work large in some and small in others; the quick ones first.
+# timesteps, depth, width, image size, channels, pooling, batch, attention, mlp_ratio: spread over
+# what people search, each kind of work large in some and small in others.
 _STEPS: tuple[tuple[int, int, int, int, int, str, int, str, int], ...] = (
     (1, 1, 32, 16, 1, "0011", 8, "sdt", 4),
     (8, 1, 16, 16, 1, "0011", 8, "statten", 4),
@@ -94,9 +94,10 @@ def calibrate(
     configs = [_config(*step, precision=precision) for step in _STEPS]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    start = time.monotonic()
     measured: list[Measured] = []
     try:
+        training_step(configs[0])()  # the first one on a machine compiles the kernels
+        start = time.monotonic()
         for number, config in enumerate(configs):
             left_s = budget_s - (time.monotonic() - start)
             if left_s <= 0.0 and number > len(configs) // 2:

@@ -1,6 +1,7 @@
 """Predicted step times and memory: fitted to steps of this machine, kept, refused when unfit."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from search.cli import main
 from spaces import load_search_space
 from spaces.summary import summarize
+from trainables import calibrate as calibrate_module
 from trainables.calibrate import Measured, fitted, measure, training_step
 from trainables.config import ModelConfig, TrainConfig, TrialConfig
 from trainables.optimization import Optimization
@@ -85,6 +87,23 @@ def test_real_steps_are_measured() -> None:
     if measured[1].peak_bytes is not None:
         activations = step_work(large)["elements"]
         assert activations < measured[1].peak_bytes < 100 * activations
+
+
+def test_compiling_takes_nothing_from_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def step_of(_config: TrialConfig) -> Callable[[], None]:
+        return lambda: now.__setitem__(0, now[0] + 1000.0 * (now[0] == 0.0))
+
+    def measured(of: TrialConfig, share_s: float) -> Measured:
+        calibrate_module.training_step(of)()
+        now[0] += share_s
+        return replace(made_up(0), config=of)
+
+    monkeypatch.setattr(calibrate_module, "training_step", step_of)
+    monkeypatch.setattr(calibrate_module, "measure", measured)
+    monkeypatch.setattr("trainables.calibrate.time.monotonic", lambda: now[0])
+    assert calibrate_module.calibrate(budget_s=20.0).num_steps == len(calibrate_module._STEPS)
 
 
 def test_a_step_of_parts_takes_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ struct RowOfBytes {
   std::vector<uint8_t> value, tap;
   explicit RowOfBytes(const Grid &grid)
       : channels(grid.channels), size(grid.width * channels), value(size_t(size)), tap(value),
-        columns(size_t(size + 2 * channels), OUTSIDE) {}
+        columns(size_t(size + 2 * channels)) {}
 
   void find(const uint8_t *image, const Grid &grid, int64_t row) {
     const uint8_t *above = image + (row - 1) * size, *here = image + row * size;
@@ -86,8 +86,7 @@ struct RowOfBytes {
 
 private:
   static constexpr int SHIFT = 4;
-  static constexpr int16_t OUTSIDE = -16;
-  std::vector<int16_t> columns;
+  std::vector<int16_t> columns; // between zeros, which lose to a pixel's own key
 };
 
 inline void pool_bytes(const uint8_t *x, const Grid &grid, uint8_t *out, uint8_t *taps,
