@@ -27,8 +27,9 @@ FILE = "calibration.json"
 FORMAT = 3
 # A step is a forward and a backward that takes as long as two; computing again adds a forward.
 RECOMPUTED = 4 / 3
-# Channels that a kernel works on at once; fewer take as long.
-_LANES = 16
+# Channels, and rows and columns of pixels, that kernels work on at once: fewer take as long.
+_LANES = 8
+_TILE = 2
 MIB = 2**20
 
 TIME_WORK = (
@@ -100,8 +101,11 @@ def step_work(config: TrialConfig, timesteps: int | None = None) -> dict[str, fl
     is_sequence = CARDS[config.data.name].is_sequence
     macs = macs_per_timestep(model, is_sequence=is_sequence)
     in_blocks = sum(n for name, n in macs.items() if name.startswith("block."))
-    large = sum(macs.values()) - in_blocks - macs["head"]
-    sizes = _layer_sizes(config, is_sequence=is_sequence)
+    grids = _grids(model, is_sequence=is_sequence)
+    channels = (model.in_channels, *_channels(model))
+    tiles = [-(-rows // _TILE) * -(-columns // _TILE) * _TILE**2 for rows, columns in grids]
+    large = sum(9 * n * k * size for n, k, size in zip(channels, channels[1:], tiles, strict=False))
+    sizes = _layer_sizes(model, grids)
     parts = float(config.train.accumulate)
     again = RECOMPUTED if config.train.recompute else 1.0
     embedding = sizes[: len(_channels(model))]
@@ -121,18 +125,25 @@ def step_work(config: TrialConfig, timesteps: int | None = None) -> dict[str, fl
     }
 
 
-def _layer_sizes(config: TrialConfig, *, is_sequence: bool) -> list[int]:
-    """Activations of each neuron layer for one frame."""
-    model = config.model
+def _grids(model: ModelConfig, *, is_sequence: bool) -> list[tuple[int, int]]:
+    """Rows and columns of each layer of the embedding; the last one's are the tokens."""
     rows = model.image_size
     columns = 1 if is_sequence else rows
-    sizes = []
-    for channels, pools in zip(_channels(model), model.pooling + "0", strict=True):
-        sizes.append(channels * rows * columns)
+    grids = [(rows, columns)]
+    for pools in model.pooling:
         if pools == "1":
             rows, columns = (rows + 1) // 2, (columns + 1) // 2
-    tokens = rows * columns
-    currents = model.width * tokens
+        grids.append((rows, columns))
+    return grids
+
+
+def _layer_sizes(model: ModelConfig, grids: list[tuple[int, int]]) -> list[int]:
+    """Activations of each neuron layer for one frame."""
+    sizes = [
+        channels * rows * columns
+        for channels, (rows, columns) in zip(_channels(model), grids, strict=True)
+    ]
+    currents, tokens = sizes[-1], sizes[-1] // model.width
     block = [currents] * 7 + [currents * model.mlp_ratio]
     if model.attention == "ssa":
         block.append(model.heads * tokens * tokens)

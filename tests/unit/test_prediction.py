@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -149,8 +150,20 @@ def test_few_channels_take_as_long_as_the_lanes_they_leave_empty() -> None:
         return step_work(TrialConfig(model=model, train=TrainConfig(batch_size=8)))
 
     assert work(256)["embedding"] + work(256)["blocks"] == work(256)["elements"]
-    pixels = 16 * 16 + 16 * 16 + 16 * 16 + 8 * 8 + 4 * 4
-    assert work(16)["embedding"] == 2 * 8 * 16 * pixels
+    narrow = 8 * (16 * 16 + 16 * 16 + 16 * 16) + 16 * (8 * 8 + 4 * 4)
+    assert work(16)["embedding"] == 2 * 8 * narrow
+
+
+def test_single_pixels_take_as_long_as_tiles_of_3x3_convolutions() -> None:
+    def work(image_size: int) -> float:
+        model = ModelConfig(
+            width=64, depth=1, timesteps=2, block_size=1, image_size=image_size, pooling="1111"
+        )
+        return step_work(TrialConfig(model=model, train=TrainConfig(batch_size=8)))["macs3x3"]
+
+    by_layer = [9 * n * k for n, k in pairwise((3, 8, 16, 32, 64, 64))]
+    of_16 = sum(macs * size**2 for macs, size in zip(by_layer, (16, 8, 4, 2, 2), strict=True))
+    assert work(16) == 2 * 8 * of_16  # the last grid is of one pixel
 
 
 def test_a_calibration_is_kept_for_its_machine_only(tmp_path: Path) -> None:
