@@ -48,7 +48,6 @@ def calibrate_command(threads: int, precision: str, budget_s: float, output: str
     )
     console.print(
         "Each predicted by the others: step time off by "
-        f"{PERCENT * found.time_error:.0f} %, peak memory by {PERCENT * found.memory_error:.0f} % "
-        "(median)."
+        f"{PERCENT * found.time_error:.0f} % (median)."
     )
     console.print(f"Kept in {path}: `spiketune check` uses it for trials of {threads} CPUs.")

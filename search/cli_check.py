@@ -136,9 +136,7 @@ def _examples(examples: list[dict[str, Any]], console: Console) -> Table:
         table.add_row(label, *(f"{example[key]:.3f}" for example in examples))
     for key, label in _TIMES:
         table.add_row(label, *(_time(example[key]) for example in examples))
-    if examples[0]["cpu_memory_mib"] is not None:
-        memory = (f"~{example['cpu_memory_mib']:.0f} MiB" for example in examples)
-        table.add_row("CPU memory", *memory)
+    table.add_row("CPU memory", *(f"~{example['cpu_memory_mib']:.0f} MiB" for example in examples))
     return table
 
 

@@ -226,7 +226,7 @@ def _run(
         ledger.check_held()
         _end(director, folder, tracker, interrupted=bool(received.number))
     finally:
-        tracker.close(TRACKER_CLOSE_S)
+        tracker.close(TRACKER_CLOSE_S, patient=False)
         ledger.close()
     return Outcome(
         records=ledger.records,

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import threading
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ _CHUNK_BYTES = 4 << 20
 _LINGER_S = 0.1
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MAX_S = 30.0
+# After this it is clear how fast a store takes events; what needs so many times the time that is
+# left is not waited for.
+_GLANCE_S = 3.0
+_FAR_TOO_LONG = 2.0
 
 
 class SpoolError(SpiketuneError):
@@ -339,15 +344,32 @@ class Delivery:
         """Start delivering."""
         self._thread.start()
 
-    def flush(self, timeout_s: float) -> bool:
-        """Wait until nothing is pending; False when the time is over first."""
-        changed = self._spool.changed
+    def flush(self, timeout_s: float, *, patient: bool = True) -> bool:
+        """Wait until nothing is pending; False when the time is over first.
+
+        Args:
+            timeout_s: how long at most.
+            patient: whether to wait though so much is left that the time will not do by far.
+        """
+        changed, start = self._spool.changed, time.monotonic()
+        before = self._spool.pending
+
+        def ended() -> bool:
+            left, spent_s = self._spool.pending, time.monotonic() - start
+            if patient or spent_s < _GLANCE_S or left >= before:
+                return self._is_empty()
+            needed_s = left * spent_s / (before - left)
+            return self._is_empty() or needed_s > _FAR_TOO_LONG * (timeout_s - spent_s)
+
         with changed:
             self._hurry = True
             changed.notify_all()
-            done = changed.wait_for(lambda: self._spool.acked >= self._spool.end, timeout_s)
+            changed.wait_for(ended, timeout_s)
             self._hurry = False
-        return done
+            return self._is_empty()
+
+    def _is_empty(self) -> bool:
+        return self._spool.acked >= self._spool.end
 
     def stop(self, timeout_s: float) -> bool:
         """End the thread after the delivery it is in; False when that takes longer."""

@@ -113,16 +113,16 @@ class Tracker(EventWriter):
         """Values that the store refused for good since `start`; each was logged."""
         return self._runs.rejected
 
-    def flush(self, timeout_s: float) -> bool:
-        """Wait until the store has confirmed everything; False when time is over first."""
-        return self._delivery is None or self._delivery.flush(timeout_s)
+    def flush(self, timeout_s: float, *, patient: bool = True) -> bool:
+        """Wait until the store has confirmed everything; False as `Delivery.flush` says."""
+        return self._delivery is None or self._delivery.flush(timeout_s, patient=patient)
 
-    def close(self, timeout_s: float = 30.0) -> bool:
+    def close(self, timeout_s: float = 30.0, *, patient: bool = True) -> bool:
         """Flush and stop; False when events are left, which `sync` or a resume will send."""
         if self._spool is None or self._delivery is None:
             return True
         deadline = time.monotonic() + timeout_s
-        done = self.flush(timeout_s)
+        done = self.flush(timeout_s, patient=patient)
         ended = self._delivery.stop(max(1.0, deadline - time.monotonic()))
         if not done:
             _log.warning(

@@ -10,7 +10,8 @@ from spaces.schema import SearchSpec
 from spaces.space import MAX_LISTED_POINTS
 from trainables.cost import parameter_count, total_macs
 from trainables.data_cards import CARDS
-from trainables.prediction import Calibration, fitting, load, predict_epoch_s, predicted_peak_mib
+from trainables.footprint import predicted_memory
+from trainables.prediction import Calibration, fitting, load, predict_epoch_s
 from trainables.samples import images_here
 
 NUM_EXAMPLES = 3
@@ -85,14 +86,13 @@ def _example(
     is_sequence = CARDS[config.data.name].is_sequence
     calibration = fitting(measured, config)
     epoch_s = predict_epoch_s(config, images_here(config.data), calibration)
-    memory = None if calibration is None else predicted_peak_mib(config, calibration)
     return {
         "params": params,
         "params_m": parameter_count(config.model) / 1e6,
         "macs_g": total_macs(config.model, is_sequence=is_sequence) / 1e9,
         "cpu_epoch_s": epoch_s,
         "cpu_trial_s": epoch_s * config.train.total_epochs,
-        "cpu_memory_mib": memory,
+        "cpu_memory_mib": predicted_memory(config, "cpu").likely_mib,
     }
 
 
@@ -129,8 +129,7 @@ def _notes(spec: SearchSpec, size: dict[str, Any], measured: Calibration | None)
         )
     else:
         notes.append(
-            "CPU times and memory (above an idle process) are predicted from steps measured on "
-            f"this machine: off by {100 * calibration.time_error:.0f} % and "
-            f"{100 * calibration.memory_error:.0f} % there (median)"
+            "CPU times are predicted from steps measured on this machine: off by "
+            f"{100 * calibration.time_error:.0f} % there (median)"
         )
     return notes

@@ -1,11 +1,8 @@
 """Measures training steps on this machine, so that those of other networks can be predicted."""
 
-import ctypes
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -15,14 +12,12 @@ import torch
 from scipy.optimize import nnls
 
 from trainables.config import ModelConfig, TrainConfig, TrialConfig
-from trainables.memory import MIB, peak_memory_mib, reset_peak_memory, resident_mib
 from trainables.model import build_model
-from trainables.model.arena import trim_arena
 from trainables.model.recompute import set_recompute
 from trainables.model.selection import pick_backend, use_backend
 from trainables.optimization import Optimization
 from trainables.parallel import ALONE
-from trainables.prediction import MEMORY_WORK, TIME_WORK, Calibration, machine, step_work
+from trainables.prediction import TIME_WORK, Calibration, machine, step_work
 
 CPU = torch.device("cpu")
 BUDGET_S = 20.0
@@ -69,12 +64,10 @@ class Measured:
     Attributes:
         config: the network and its batch.
         seconds: median of its steps.
-        peak_bytes: above the process before it; None where the system does not tell.
     """
 
     config: TrialConfig
     seconds: float
-    peak_bytes: float | None
 
 
 def calibrate(
@@ -139,19 +132,17 @@ def _config(
 
 def measure(config: TrialConfig, share_s: float) -> Measured:
     """Take steps of a freshly built network on made-up images for about `share_s` seconds."""
-    with _peak() as peak:
-        step = training_step(config)
-        step()  # makes the gradients and the optimiser's state
-        taken: list[float] = []
-        until = time.monotonic() + _SHARE_S * share_s
-        for number in count():
-            if number >= _MIN_STEPS and time.monotonic() > until:
-                break
-            start = time.perf_counter()
-            step()
-            taken.append(time.perf_counter() - start)
-        del step
-    return Measured(config, statistics.median(taken), peak.get("bytes"))
+    step = training_step(config)
+    step()  # makes the gradients and the optimiser's state
+    taken: list[float] = []
+    until = time.monotonic() + _SHARE_S * share_s
+    for number in count():
+        if number >= _MIN_STEPS and time.monotonic() > until:
+            break
+        start = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - start)
+    return Measured(config, statistics.median(taken))
 
 
 def training_step(config: TrialConfig) -> Callable[[], None]:
@@ -174,32 +165,12 @@ def training_step(config: TrialConfig) -> Callable[[], None]:
     return step
 
 
-@contextmanager
-def _peak() -> Iterator[dict[str, float]]:
-    """Measure the peak of resident memory within; empty where the system does not tell."""
-    found: dict[str, float] = {}
-    if sys.platform == "linux":
-        trim_arena()
-        ctypes.CDLL(None).malloc_trim(0)  # what an earlier network left is not to be used again
-    before = resident_mib("VmRSS")
-    is_reset = reset_peak_memory(CPU)
-    yield found
-    if before is not None and is_reset:
-        found["bytes"] = MIB * max(0.0, peak_memory_mib(CPU) - before)
-
-
 def fitted(measured: Sequence[Measured], precision: str, threads: int) -> Calibration:
     """The rates that explain measured steps best, relative to what each took."""
     works = [step_work(step.config) for step in measured]
-    seconds = [step.seconds for step in measured]
-    known = [(w, m.peak_bytes) for w, m in zip(works, measured, strict=True) if m.peak_bytes]
     backend = pick_backend(measured[0].config.train, CPU)
-    time_rates, time_error = _fit(works, seconds, TIME_WORK)
-    memory_rates, memory_error = _fit([w for w, _ in known], [b for _, b in known], MEMORY_WORK)
-    return Calibration(
-        machine(threads), precision, backend, time_rates, memory_rates, time_error, memory_error,
-        len(measured),
-    )  # fmt: skip
+    rates, error = _fit(works, [step.seconds for step in measured], TIME_WORK)
+    return Calibration(machine(threads), precision, backend, rates, error, len(measured))
 
 
 def _fit(

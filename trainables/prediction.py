@@ -1,7 +1,7 @@
-"""Seconds and memory of a training step, predicted from what this machine has been seen to do.
+"""Seconds of a training step, predicted from what this machine has been seen to do.
 
-Importable without torch. Both are sums of a step's amounts of work, each at a rate that
-`spiketune calibrate` has fitted to some measured steps.
+Importable without torch. They are a sum of the step's amounts of work, each at a rate that
+`spiketune calibrate` has fitted to some measured steps. Memory: `footprint.py`.
 """
 
 import json
@@ -30,12 +30,10 @@ RECOMPUTED = 4 / 3
 # Channels, and rows and columns of pixels, that kernels work on at once: fewer take as long.
 _LANES = 8
 _TILE = 2
-MIB = 2**20
 
 TIME_WORK = (
     "macs3x3", "macs1x1", "embedding", "blocks", "layers", "layer_steps", "parameters",
 )  # fmt: skip
-MEMORY_WORK = ("elements", "widest", "parameters", "fixed")
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,7 @@ class Calibration:
         precision: of the measured steps.
         backend: that computed them, as `train.neuron_backend`.
         seconds: of a unit of each kind of work, by `TIME_WORK`.
-        bytes: by `MEMORY_WORK`.
         time_error: median relative error of predicted step times, each predicted by the others.
-        memory_error: the same of peak memory.
         num_steps: different steps that were measured.
     """
 
@@ -57,9 +53,7 @@ class Calibration:
     precision: str
     backend: str
     seconds: Mapping[str, float]
-    bytes: Mapping[str, float]
     time_error: float
-    memory_error: float
     num_steps: int
 
 
@@ -89,7 +83,7 @@ def fitting(measured: Calibration | None, config: TrialConfig) -> Calibration | 
 
 
 def step_work(config: TrialConfig, timesteps: int | None = None) -> dict[str, float]:
-    """Amounts of work of one optimisation step, by the names of `TIME_WORK` and `MEMORY_WORK`.
+    """Amounts of work of one optimisation step, by the names of `TIME_WORK`.
 
     Args:
         config: the trial.
@@ -116,12 +110,9 @@ def step_work(config: TrialConfig, timesteps: int | None = None) -> dict[str, fl
         "macs1x1": (in_blocks * again + macs["head"]) * frames * parts,
         "embedding": lanes * frames * parts,
         "blocks": (sum(sizes) - sum(embedding)) * frames * parts * again,
-        "elements": sum(sizes) * frames * parts,
         "layers": layers * parts,
         "layer_steps": layers * timesteps * parts,
         "parameters": float(parameter_count(model)),
-        "widest": max(sizes) * frames,
-        "fixed": 1.0,
     }
 
 
@@ -186,14 +177,6 @@ def predict_epoch_s(
     return steps * spent_s / config.train.total_epochs
 
 
-def predicted_peak_mib(config: TrialConfig, calibration: Calibration) -> float:
-    """Peak memory of training, MiB above that of the process before it."""
-    work = step_work(config)
-    # Parts of an accumulated step come one after another.
-    work["elements"] /= config.train.accumulate
-    return sum(rate * work[name] for name, rate in calibration.bytes.items()) / MIB
-
-
 def save(calibration: Calibration) -> Path:
     """Keep a calibration for this user.
 
@@ -214,8 +197,8 @@ def load(threads: int = 1) -> Calibration | None:
         if content.pop("format", None) != FORMAT:
             return None
         found = Calibration(**content)
-        rates = [float(rate) for rate in (*found.seconds.values(), *found.bytes.values())]
-        complete = found.seconds.keys() == set(TIME_WORK) and found.bytes.keys() == set(MEMORY_WORK)
+        rates = [float(rate) for rate in found.seconds.values()]
+        complete = found.seconds.keys() == set(TIME_WORK)
     except (OSError, ValueError, TypeError, AttributeError):
         return None  # a damaged file is made again by calibrating again
     is_usable = complete and all(math.isfinite(rate) for rate in rates)

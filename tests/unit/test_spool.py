@@ -205,6 +205,35 @@ def test_an_outage_is_told_once_and_makes_the_chunk_uncertain(
     spool.close()
 
 
+def test_what_would_take_far_too_long_is_not_waited_for_unless_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool, now, goes_on = filled(tmp_path, 6000), [0.0], threading.Event()
+    monkeypatch.setattr("search.spool.time.monotonic", lambda: now[0])
+    sent: list[int] = []
+
+    def slowly(chunk: Chunk) -> bool:
+        assert not sent or goes_on.wait(DEADLINE_S)
+        now[0] += 2 * DEADLINE_S  # for one of 24 chunks
+        sent.append(len(chunk.events))
+        return True
+
+    delivery = Delivery(spool, slowly, str)
+    delivery.start()
+    flushed: list[bool] = []
+    waiting = threading.Thread(
+        target=lambda: flushed.append(delivery.flush(10 * DEADLINE_S, patient=False)), daemon=True
+    )
+    waiting.start()
+    waiting.join(DEADLINE_S)
+    assert flushed == [False]
+    goes_on.set()
+    assert delivery.flush(DEADLINE_S)
+    assert sum(sent) == 6000
+    assert delivery.stop(DEADLINE_S)
+    spool.close()
+
+
 def test_stop_interrupts_the_pause_of_an_outage(tmp_path: Path) -> None:
     spool, receiver = filled(tmp_path, 1), Receiver(failures=10**6)
     delivery = Delivery(spool, receiver, str)
