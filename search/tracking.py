@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from search.spool import Chunk, Delivery, Spool
+from search.delivery import Delivery
+from search.spool import Chunk, Spool
 from search.tracking_events import EventWriter
 from search.tracking_store import run_writer
 from search.tracking_uri import (

@@ -148,7 +148,7 @@ BUGS = {
     ),
     "unacknowledged": Bug(
         "events count as delivered before the store has them",
-        "search/spool.py",
+        "search/delivery.py",
         "if not chunk.events or self._deliver(chunk):\n"
         "                    self._spool.acknowledge(chunk)",
         "self._spool.acknowledge(chunk)\n                self._deliver(chunk)",

@@ -23,10 +23,11 @@ from tiny_search import environment, write_space
 from search import database
 from search.cli import main
 from search.database import LedgerError
+from search.delivery import Delivery
 from search.folder import SearchFolder
 from search.recorded import create_ledger, open_ledger
 from search.records import TrialRecord, TrialState
-from search.spool import Chunk, Delivery, Spool
+from search.spool import Chunk, Spool
 from search.study import Ledger
 from spaces import SearchSpec
 from trainables import checkpoint as checkpoints

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.spool import Chunk, Delivery, Event, Spool, SpoolError, decode, encode
+from search.delivery import Delivery
+from search.spool import Chunk, Event, Spool, SpoolError, decode, encode
 
 DEADLINE_S = 5.0
 
@@ -209,7 +210,7 @@ def test_what_would_take_far_too_long_is_not_waited_for_unless_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool, now, goes_on = filled(tmp_path, 6000), [0.0], threading.Event()
-    monkeypatch.setattr("search.spool.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("search.delivery.time.monotonic", lambda: now[0])
     sent: list[int] = []
 
     def slowly(chunk: Chunk) -> bool:
