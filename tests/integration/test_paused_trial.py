@@ -13,6 +13,8 @@ from test_search import assert_tracked_exactly
 from search.records import TrialRecord
 
 PAUSES = "stopping={name: asha_promotion, grace_epochs: 1, reduction_factor: 2, check_share: 0}"
+# Each that goes on gets either worker: of so many some get the one they had.
+NUM_TRIALS = 24
 Notes = dict[int, list[dict[str, Any]]]
 
 
@@ -21,7 +23,7 @@ def done(
     tmp_path_factory: pytest.TempPathFactory, cluster: str, empty_store: Path
 ) -> tuple[FakeSearch, list[TrialRecord], Notes]:
     """A search that has come to its end, its ledger, what its trials noted."""
-    overrides = (PAUSES, "budget.trials=9")
+    overrides = (PAUSES, f"budget.trials={NUM_TRIALS}")
     search = FakeSearch(tmp_path_factory.mktemp("paused"), cluster, overrides)
     with_store(search, empty_store).run()
     return search, search.records(), search.notes()
@@ -31,7 +33,7 @@ def test_the_rule_was_followed_and_all_is_tracked(
     done: tuple[FakeSearch, list[TrialRecord], Notes],
 ) -> None:
     search, records, _ = done
-    assert len(records) == 9
+    assert len(records) == NUM_TRIALS
     assert_promotions_followed(records)
     assert_tracked_exactly(search.uri, records, "chaos")
 
