@@ -14,6 +14,8 @@ from trainables.data_cards import CARDS
 # v, one of the attention, fc1, fc2; one of spikformer q, k, v, attn, proj, fc1, fc2.
 _NEURON_LAYERS = {"sdt": (4, 7, 1), "spikformer": (5, 7, 0)}
 
+_EMBEDDING_LAYERS = ("proj_conv", "proj_conv1", "proj_conv2", "proj_conv3", "rpe_conv")
+
 # Fitted on two CPU cores to 16x16 images in batches of 32: width 64, T 4 takes 1.1 s an epoch of
 # 1,078 images, width 128 2.5 s, width 32 at T 2 0.5 s. Good to a factor of two, for orientation.
 _CPU_MACS_PER_S = 1.13e11
@@ -53,7 +55,7 @@ def _parameters(
     neuron: str,
     backbone: str,
 ) -> int:
-    stages = (in_channels, width // 8, width // 4, width // 2, width, width)
+    stages = (in_channels, *embedding_channels(width))
     embedding = sum(
         9 * stages[i] * stages[i + 1] + 2 * stages[i + 1] for i in range(len(stages) - 1)
     )
@@ -66,6 +68,30 @@ def _parameters(
         in_embedding, in_block, in_head = _NEURON_LAYERS[backbone]
         total += in_embedding + in_block * depth + in_head
     return total
+
+
+def embedding_grids(
+    image_size: int, pooling: str, *, is_sequence: bool = False
+) -> list[tuple[int, int]]:
+    """Rows and columns that each convolution of the patch embedding sees; the last are the tokens.
+
+    Args:
+        image_size: rows of an image.
+        pooling: which stages pool, as `ModelConfig` says.
+        is_sequence: whether a frame is one column of the image, as `DataCard.is_sequence` says.
+    """
+    rows, columns = image_size, 1 if is_sequence else image_size
+    grids = [(rows, columns)]
+    for pools in pooling:
+        if pools == "1":
+            rows, columns = (rows + 1) // 2, (columns + 1) // 2
+        grids.append((rows, columns))
+    return grids
+
+
+def embedding_channels(width: int) -> tuple[int, ...]:
+    """Outputs of each convolution of the patch embedding."""
+    return width // 8, width // 4, width // 2, width, width
 
 
 def macs_per_timestep(model: Model, *, is_sequence: bool = False) -> dict[str, int]:
@@ -81,16 +107,14 @@ def macs_per_timestep(model: Model, *, is_sequence: bool = False) -> dict[str, i
     """
     get = _getter(model)
     width, macs = get("width"), {}
-    rows = get("image_size")
-    columns = 1 if is_sequence else rows
-    channels = (get("in_channels"), width // 8, width // 4, width // 2, width)
-    for stage, pools in enumerate(get("pooling")):
-        name = f"patch_embed.proj_conv{stage or ''}"
-        macs[name] = 9 * channels[stage] * channels[stage + 1] * rows * columns
-        if pools == "1":
-            rows, columns = (rows + 1) // 2, (columns + 1) // 2
-    tokens = rows * columns
-    macs["patch_embed.rpe_conv"] = 9 * width * width * tokens
+    grids = embedding_grids(get("image_size"), get("pooling"), is_sequence=is_sequence)
+    tokens = grids[-1][0] * grids[-1][1]
+    before = get("in_channels")
+    for name, channels, (rows, columns) in zip(
+        _EMBEDDING_LAYERS, embedding_channels(width), grids, strict=True
+    ):
+        macs[f"patch_embed.{name}"] = 9 * before * channels * rows * columns
+        before = channels
     product = _attention_product(get("attention"), width, get("heads"), tokens)
     for block in range(get("depth")):
         for layer in ("q_conv", "k_conv", "v_conv"):

@@ -13,12 +13,19 @@ from functools import lru_cache
 from math import prod
 from typing import Literal
 
-from trainables.config import ModelConfig, TrainConfig, TrialConfig
+from trainables.config import TrainConfig, TrialConfig
 from trainables.cost import parameter_count
 from trainables.data_cards import CARDS
-from trainables.footprint_cpu import Holes, fused_bytes, stages_of, torch_bytes
+from trainables.footprint_cpu import (
+    MIB,
+    Holes,
+    fused_bytes,
+    input_bytes,
+    matrix_of,
+    stages_of,
+    torch_bytes,
+)
 
-MIB = 2**20
 DeviceType = Literal["cpu", "cuda"]
 
 # A process on a card has code, stacks and handles of CUDA and its libraries there, outside what
@@ -163,21 +170,6 @@ def _is_fused(train: TrainConfig, backend: str) -> bool:
     return train.neuron_backend in ("auto", backend) and not train.compile
 
 
-def _sizes(model: ModelConfig, *, is_sequence: bool) -> tuple[list[tuple[int, int]], int, int]:
-    """Values of a frame: at each stage of the embedding whole and pooled, of a block; tokens."""
-    rows = model.image_size
-    columns = 1 if is_sequence else rows
-    stages = []
-    for part, pools in zip((8, 4, 2, 1), model.pooling, strict=True):
-        channels = model.width // part
-        whole = channels * rows * columns
-        if pools == "1":
-            rows, columns = (rows + 1) // 2, (columns + 1) // 2
-        stages.append((whole, channels * rows * columns if pools == "1" else 0))
-    tokens = rows * columns
-    return stages, model.width * tokens, tokens
-
-
 def _training(config: TrialConfig, rates: Rates) -> float:
     """Bytes of a step: what is kept up to each layer, and the work there."""
     model, train = config.model, config.train
@@ -198,7 +190,7 @@ def _training(config: TrialConfig, rates: Rates) -> float:
     else:
         kept += a_block * model.depth
     peak = max(peak, kept + rates.at_block * widest) * frames
-    return peak + 2 * _input(config) * train.batch_size
+    return peak + 2 * input_bytes(model) * train.batch_size
 
 
 def _evaluation(config: TrialConfig, rates: Rates) -> float:
@@ -210,22 +202,16 @@ def _evaluation(config: TrialConfig, rates: Rates) -> float:
     widest = block * max(3, model.mlp_ratio)
     work = [more * rates.eval_embedding * whole for whole, _ in stages]
     work.append(rates.eval_block * widest + rates.eval_matrix * matrix)
-    return max(work) * frames + 2 * _input(config) * batch
+    return max(work) * frames + 2 * input_bytes(model) * batch
 
 
 def _layers(config: TrialConfig) -> tuple[list[tuple[int, int]], int, int]:
     """Values of a frame in the embedding's stages, in a block, and between its tokens."""
     model = config.model
     is_sequence = CARDS[config.data.name].is_sequence
-    stages, block, tokens = _sizes(model, is_sequence=is_sequence)
-    return stages, block, model.heads * tokens**2 if model.attention == "ssa" else 0
-
-
-def _input(config: TrialConfig) -> int:
-    """Bytes of a sample as the network takes it."""
-    model = config.model
-    frames = model.timesteps if model.event_data else 1
-    return 4 * frames * model.in_channels * model.image_size**2
+    *stages, positions = stages_of(model, is_sequence=is_sequence)
+    block = positions.whole
+    return [(stage.whole, stage.pooled) for stage in stages], block, matrix_of(model, block)
 
 
 def _resident(config: TrialConfig) -> int:

@@ -10,6 +10,7 @@ a number stands alone it is bytes a value: 1 for a spike of our kernels, 4 for o
 from dataclasses import dataclass
 
 from trainables.config import ModelConfig, TrialConfig
+from trainables.cost import embedding_channels, embedding_grids
 
 MIB = 2**20
 # Dense copies and Winograd's points are made for so many bytes at a time (`model/synapses.py`).
@@ -77,28 +78,26 @@ class Stage:
 
 def stages_of(model: ModelConfig, *, is_sequence: bool) -> list[Stage]:
     """The four stages of the embedding and its positional convolution."""
-    rows = model.image_size
-    columns = 1 if is_sequence else rows
+    grids = embedding_grids(model.image_size, model.pooling, is_sequence=is_sequence)
     stages: list[Stage] = []
     before = model.in_channels
-
-    def add(channels: int, *, pools: bool) -> None:
-        nonlocal rows, columns, before
+    # Nothing is pooled after the positions: the grid stays.
+    after = zip(model.pooling + "0", [*grids[1:], grids[-1]], strict=True)
+    for channels, (rows, columns), (pools, (out_rows, out_columns)) in zip(
+        embedding_channels(model.width), grids, after, strict=True
+    ):
         pixels, points = rows * columns, _POINTS * -(-rows // _TILE) * -(-columns // _TILE)
-        if pools:
-            rows, columns = (rows + 1) // 2, (columns + 1) // 2
-        pooled = channels * rows * columns if pools else 0
-        is_once = not stages and not model.event_data
-        points *= before + channels
-        of_kernel = before * channels
         stages.append(
-            Stage(before * pixels, channels * pixels, pooled, of_kernel, points, is_once=is_once)
+            Stage(
+                inputs=before * pixels,
+                whole=channels * pixels,
+                pooled=channels * out_rows * out_columns if pools == "1" else 0,
+                connections=before * channels,
+                points=points * (before + channels),
+                is_once=not stages and not model.event_data,
+            )
         )
         before = channels
-
-    for part, pools in zip((8, 4, 2, 1), model.pooling, strict=True):
-        add(model.width // part, pools=pools == "1")
-    add(model.width, pools=False)
     return stages
 
 
@@ -242,7 +241,7 @@ def fused_bytes(config: TrialConfig, stages: list[Stage]) -> float:
         chunk = min(_CHUNK_BYTES, layer.chunk * frames)
         at_kernel = layer.at_kernel * frames + chunk + layer.weights
         peak = max(peak, kept + max(layer.work * frames, at_kernel))
-    of_inputs = _input_bytes(model)
+    of_inputs = input_bytes(model)
     peak += of_inputs * train.batch_size
     frames = model.timesteps * train.eval_batch_size
     evaluated = max(layer.eval_work for layer in layers) * frames
@@ -304,7 +303,7 @@ def torch_bytes(config: TrialConfig, stages: list[Stage], holes: Holes) -> float
         fired += 4.0 * layer.fired * frames * _heap_share(layer.values, frames / model.timesteps)
     evaluated = holes.evaluate * in_heap + holes.mapped_evaluate * in_map
     evaluated += holes.layer * min(fired, holes.most_layers * in_heap) + holes.left * heap
-    return max(trained, evaluated + _input_bytes(model) * train.eval_batch_size)
+    return max(trained, evaluated + input_bytes(model) * train.eval_batch_size)
 
 
 def _heap_share(values: float, frames: float) -> float:
@@ -320,7 +319,7 @@ def _current_bytes(config: TrialConfig) -> int:
     return 2 if config.train.precision in ("bf16", "fp16") else 4
 
 
-def _input_bytes(model: ModelConfig) -> int:
+def input_bytes(model: ModelConfig) -> int:
     """Bytes of a sample as the network takes it."""
     frames = model.timesteps if model.event_data else 1
     return 4 * frames * model.in_channels * model.image_size**2

@@ -19,7 +19,12 @@ from typing import Any
 from trainables import cost
 from trainables.cache import cache_folder
 from trainables.config import ModelConfig, TrialConfig
-from trainables.cost import macs_per_timestep, parameter_count
+from trainables.cost import (
+    embedding_channels,
+    embedding_grids,
+    macs_per_timestep,
+    parameter_count,
+)
 from trainables.data_cards import CARDS
 from trainables.files import write_atomically
 
@@ -95,16 +100,17 @@ def step_work(config: TrialConfig, timesteps: int | None = None) -> dict[str, fl
     is_sequence = CARDS[config.data.name].is_sequence
     macs = macs_per_timestep(model, is_sequence=is_sequence)
     in_blocks = sum(n for name, n in macs.items() if name.startswith("block."))
-    grids = _grids(model, is_sequence=is_sequence)
-    channels = (model.in_channels, *_channels(model))
+    grids = embedding_grids(model.image_size, model.pooling, is_sequence=is_sequence)
+    outputs = embedding_channels(model.width)
+    channels = (model.in_channels, *outputs)
     tiles = [-(-rows // _TILE) * -(-columns // _TILE) * _TILE**2 for rows, columns in grids]
     large = sum(9 * n * k * size for n, k, size in zip(channels, channels[1:], tiles, strict=False))
     sizes = _layer_sizes(model, grids)
     parts = float(config.train.accumulate)
     again = RECOMPUTED if config.train.recompute else 1.0
-    embedding = sizes[: len(_channels(model))]
+    embedding = sizes[: len(grids)]
     layers = len(embedding) + (len(sizes) - len(embedding)) * again
-    lanes = sum(map(_padded, embedding, _channels(model)))
+    lanes = sum(map(_padded, embedding, outputs))
     return {
         "macs3x3": large * frames * parts,
         "macs1x1": (in_blocks * again + macs["head"]) * frames * parts,
@@ -116,34 +122,17 @@ def step_work(config: TrialConfig, timesteps: int | None = None) -> dict[str, fl
     }
 
 
-def _grids(model: ModelConfig, *, is_sequence: bool) -> list[tuple[int, int]]:
-    """Rows and columns of each layer of the embedding; the last one's are the tokens."""
-    rows = model.image_size
-    columns = 1 if is_sequence else rows
-    grids = [(rows, columns)]
-    for pools in model.pooling:
-        if pools == "1":
-            rows, columns = (rows + 1) // 2, (columns + 1) // 2
-        grids.append((rows, columns))
-    return grids
-
-
 def _layer_sizes(model: ModelConfig, grids: list[tuple[int, int]]) -> list[int]:
     """Activations of each neuron layer for one frame."""
     sizes = [
         channels * rows * columns
-        for channels, (rows, columns) in zip(_channels(model), grids, strict=True)
+        for channels, (rows, columns) in zip(embedding_channels(model.width), grids, strict=True)
     ]
     currents, tokens = sizes[-1], sizes[-1] // model.width
     block = [currents] * 7 + [currents * model.mlp_ratio]
     if model.attention == "ssa":
         block.append(model.heads * tokens * tokens)
     return sizes + block * model.depth
-
-
-def _channels(model: ModelConfig) -> tuple[int, ...]:
-    """Of each stage of the embedding and of its positions."""
-    return model.width // 8, model.width // 4, model.width // 2, model.width, model.width
 
 
 def _padded(size: int, channels: int) -> int:
